@@ -1,0 +1,384 @@
+//! Tasks: submitting them, waiting for them, taking their outcomes.
+
+use std::ffi::{CStr, c_int};
+use std::time::Instant;
+
+use super::{arguments, inst, inst_of, pools};
+use crate::codec::{Handle, Packet};
+use crate::error::{Code, Error, Result};
+use crate::executor::Outcome;
+use crate::lua::{self, lua_CFunction, lua_Integer, lua_State};
+use crate::runtime::{Inst, Kind, Park, context, push_error, push_outcome};
+use crate::transfer::{Roots, Transfer};
+
+/// What the prelude calls.
+pub const FUNCTIONS: &[(&CStr, lua_CFunction)] = &[
+    (c"run", run),
+    (c"post", post),
+    (c"complete", complete),
+    (c"submit", submit),
+    (c"await", await_),
+    (c"take", take),
+    (c"sleep", sleep),
+    (c"sendable", sendable),
+    (c"running", running),
+    (c"tls_used", tls_used),
+    (c"future_state", future_state),
+    (c"drop_future", drop_future),
+];
+
+/// What a submit needs to know.
+struct Submit {
+    ticket: u64,
+    roots: Roots,
+    /// Whether the second value is a completion for the worker.
+    completes: bool,
+    /// Whether the caller's `_TLS` goes along.
+    with_tls: bool,
+}
+
+/// Submits the `count` values on top, a function and what belongs to it, to the pool at index 1. The
+/// values are taken off. Never raises.
+unsafe fn send(inst: *mut Inst, state: *mut lua_State, count: c_int, submit: Submit) -> Result<()> {
+    // SAFETY: the inst is borrowed for single statements; what is owned is dropped or handed on before any
+    // call that raises.
+    unsafe {
+        let pool = pools::find(inst, state, 1)?;
+        let carries_tls = submit.with_tls && (*inst).tls_used && push_tls(inst, state);
+        let count = count + c_int::from(carries_tls);
+        let mut task = (*inst).new_task(submit.ticket);
+        task.completes = submit.completes;
+        task.carries_tls = carries_tls;
+        context::attach(&mut *inst, state, &mut task);
+        let transfer = &raw mut (*inst).transfer;
+        if let Err(error) = Transfer::encode(transfer, state, &mut task.packet, count, submit.roots) {
+            (*inst).recycle(task);
+            return Err(error);
+        }
+        task.code = match task.packet.handles.first() {
+            Some(Handle::Code(code)) => code.id,
+            _ => 0,
+        };
+        if let Err((task, error)) = pool.submit(task) {
+            (*inst).recycle(task);
+            return Err(error);
+        }
+        (*inst).pending += 1;
+    }
+    Ok(())
+}
+
+/// Pushes a copy of the running coroutine's `_TLS` without what cannot travel; `false` if it has none.
+unsafe fn push_tls(inst: *mut Inst, state: *mut lua_State) -> bool {
+    // SAFETY: one value at most is left.
+    unsafe {
+        lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.sendable_tls.into());
+        lua::lua_pushthread(state);
+        if lua::lua_pcall(state, 1, 1, 0) == lua::LUA_OK && lua::lua_istable(state, -1) != 0 {
+            return true;
+        }
+        lua::lua_pop(state, 1);
+        false
+    }
+}
+
+/// Whether the caller is a task that can give its worker back while it waits.
+unsafe fn may_park(inst: *mut Inst, state: *mut lua_State) -> bool {
+    // SAFETY: plain reads.
+    unsafe { (*inst).current == state && lua::is_yieldable(state, (*inst).transfer.flavor()) }
+}
+
+/// Checks the function at 2 and makes room for what is pushed on top of `extra` values.
+unsafe fn check(state: *mut lua_State, extra: c_int) {
+    // SAFETY: raises, or reads.
+    unsafe {
+        pools::check(state, 1);
+        arguments::function(state, 2, c"fn must be a function");
+        lua::luaL_checkstack(state, extra + 20, c"too many arguments".as_ptr());
+    }
+}
+
+/// `run(pool, fn, ...)`: its outcome, or a ticket for which the caller must yield first. A pool that does
+/// not exist or refuses is an outcome, too.
+unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
+    // SAFETY: nothing is owned where Lua may raise.
+    unsafe {
+        let inst = inst(state);
+        let count = lua::lua_gettop(state) - 1;
+        check(state, count);
+        let ticket = (*inst).new_ticket(Kind::Awaited);
+        let submit = Submit { ticket, roots: Roots::Task, completes: false, with_tls: true };
+        if let Err(error) = send(inst, state, count, submit) {
+            if matches!(error.code, Code::Transfer | Code::Memory) {
+                (*inst).failure = Some(error);
+                arguments::raise_failure(inst, state);
+            }
+            lua::lua_pushboolean(state, 0);
+            push_error(inst, state, &error);
+            return 2;
+        }
+        if may_park(inst, state) {
+            (*inst).park = Some(Park::Ticket(ticket, None));
+            push_ticket(state, ticket);
+            return 1;
+        }
+        (*inst).block_until(None, |inst| inst.has_arrived(ticket));
+        push_arrived(inst, state, ticket)
+    }
+}
+
+/// `post(pool, fn, ...)` -> true. Raises what `run` returns as an outcome.
+unsafe extern "C-unwind" fn post(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe {
+        let inst = inst(state);
+        let count = lua::lua_gettop(state) - 1;
+        check(state, count);
+        let ticket = (*inst).new_ticket(Kind::Detached);
+        send_or_raise(
+            inst,
+            state,
+            count,
+            Submit { ticket, roots: Roots::Task, completes: false, with_tls: false },
+        );
+        lua::lua_pushboolean(state, 1);
+    }
+    1
+}
+
+/// `complete(pool, fn, completion, here)`: `here` runs the completion in this state, when it polls.
+unsafe extern "C-unwind" fn complete(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe {
+        let inst = inst(state);
+        check(state, 4);
+        arguments::function(state, 3, c"completion must be a function, true, false or nil");
+        let here = lua::lua_toboolean(state, 4) != 0;
+        if !here {
+            lua::lua_settop(state, 3);
+            let ticket = (*inst).new_ticket(Kind::Detached);
+            let submit = Submit { ticket, roots: Roots::Completion, completes: true, with_tls: false };
+            send_or_raise(inst, state, 2, submit);
+            return 0;
+        }
+        let ticket = (*inst).new_ticket(Kind::Callback);
+        lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.callbacks.into());
+        lua::lua_pushvalue(state, 3);
+        lua::lua_rawseti(state, -2, ticket as lua_Integer);
+        lua::lua_pushvalue(state, 2);
+        let submit = Submit { ticket, roots: Roots::Task, completes: false, with_tls: false };
+        if let Err(error) = send(inst, state, 1, submit) {
+            (*inst).failure = Some(error);
+            lua::lua_pushnil(state);
+            lua::lua_rawseti(state, -2, ticket as lua_Integer);
+            arguments::raise_failure(inst, state);
+        }
+    }
+    0
+}
+
+unsafe fn send_or_raise(inst: *mut Inst, state: *mut lua_State, count: c_int, submit: Submit) {
+    // SAFETY: the error is in the inst when Lua raises it.
+    unsafe {
+        if let Err(error) = send(inst, state, count, submit) {
+            (*inst).failure = Some(error);
+            arguments::raise_failure(inst, state);
+        }
+    }
+}
+
+/// What a future's userdata holds.
+struct Future {
+    ticket: u64,
+}
+
+/// `submit(pool, fn, ...)` -> future.
+unsafe extern "C-unwind" fn submit(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`. The future is made first, so that nothing can fail once the task is on its way.
+    unsafe {
+        let inst = inst(state);
+        let count = lua::lua_gettop(state) - 1;
+        check(state, count);
+        let future = lua::lua_newuserdata(state, size_of::<Future>()).cast::<Future>();
+        let ticket = (*inst).new_ticket(Kind::Awaited);
+        future.write(Future { ticket: 0 });
+        lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.future.into());
+        lua::lua_setmetatable(state, -2);
+        lua::lua_insert(state, 2);
+        // The pool at 1, the future at 2, the values above.
+        send_or_raise(
+            inst,
+            state,
+            count,
+            Submit { ticket, roots: Roots::Task, completes: false, with_tls: false },
+        );
+        (*future).ticket = ticket;
+        lua::lua_settop(state, 2);
+    }
+    1
+}
+
+/// The future at index 1; raises for anything else.
+unsafe fn future_at(inst: *mut Inst, state: *mut lua_State) -> *mut Future {
+    // SAFETY: the metatable tells that it is one of `submit`'s.
+    unsafe {
+        let future = lua::lua_touserdata(state, 1);
+        if !future.is_null() && lua::lua_getmetatable(state, 1) != 0 {
+            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.future.into());
+            let same = lua::lua_rawequal(state, -1, -2) != 0;
+            lua::lua_pop(state, 2);
+            if same {
+                return future.cast();
+            }
+        }
+        arguments::raise(state, c"self must be a future", 1)
+    }
+}
+
+/// `await(future, timeout)` -> ticket, whether the caller must yield before it takes the outcome.
+unsafe extern "C-unwind" fn await_(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe {
+        let inst = inst(state);
+        let ticket = (*future_at(inst, state)).ticket;
+        let deadline = arguments::deadline(state, 2, c"timeout must be a number of seconds or nil");
+        (*inst).collect();
+        push_ticket(state, ticket);
+        if !(*inst).has_arrived(ticket) {
+            if may_park(inst, state) {
+                (*inst).park = Some(Park::Ticket(ticket, deadline));
+                lua::lua_pushboolean(state, 1);
+                return 2;
+            }
+            (*inst).block_until(deadline, |inst| inst.has_arrived(ticket));
+        }
+    }
+    1
+}
+
+unsafe fn push_ticket(state: *mut lua_State, ticket: u64) {
+    // SAFETY: one slot. A double holds every ticket that a process can live to give out.
+    unsafe { lua::lua_pushnumber(state, ticket as f64) };
+}
+
+/// `take(ticket)` -> the outcome and, after an error, its traceback; or nil and a timeout error.
+unsafe extern "C-unwind" fn take(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe {
+        let inst = inst(state);
+        let ticket = lua::lua_tonumber(state, 1) as u64;
+        push_arrived(inst, state, ticket)
+    }
+}
+
+unsafe fn push_arrived(inst: *mut Inst, state: *mut lua_State, ticket: u64) -> c_int {
+    // SAFETY: the task is owned only while nothing raises.
+    unsafe {
+        match (*inst).take_arrived(ticket) {
+            Some(task) => {
+                let count = push_outcome(inst, state, &task);
+                (*inst).recycle(task);
+                count
+            }
+            None => {
+                lua::lua_pushnil(state);
+                push_error(inst, state, &Error::new(Code::Timeout, "the future has not ended in time"));
+                2
+            }
+        }
+    }
+}
+
+/// `sleep(seconds)` -> true if the caller must yield instead.
+unsafe extern "C-unwind" fn sleep(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe {
+        let inst = inst(state);
+        if lua::lua_type(state, 1) != lua::LUA_TNUMBER {
+            arguments::raise(state, c"seconds must be a number", 1);
+        }
+        let deadline = arguments::deadline(state, 1, c"seconds must be a number");
+        if may_park(inst, state) {
+            (*inst).park = Some(match deadline {
+                Some(at) => Park::Until(at),
+                // Forever: no task has the ticket 0.
+                None => Park::Ticket(0, None),
+            });
+            lua::lua_pushboolean(state, 1);
+            return 1;
+        }
+        let pool = (*inst).worker.as_ref().and_then(|worker| worker.pool());
+        let blocking = pool.map(|pool| pool.block());
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            std::thread::sleep(left.unwrap_or(std::time::Duration::from_secs(3600)));
+            if left.is_some() {
+                break;
+            }
+        }
+        drop(blocking);
+    }
+    0
+}
+
+/// `sendable(value)` -> whether it can travel.
+unsafe extern "C-unwind" fn sendable(state: *mut lua_State) -> c_int {
+    // SAFETY: the packet is dropped before anything raises.
+    unsafe {
+        let inst = inst(state);
+        lua::lua_settop(state, 1);
+        let mut packet = Packet::default();
+        let encoded = Transfer::encode(&raw mut (*inst).transfer, state, &mut packet, 1, Roots::Task);
+        let sendable = encoded.is_ok();
+        drop((packet, encoded));
+        lua::lua_pushboolean(state, c_int::from(sendable));
+    }
+    1
+}
+
+/// `running()` -> the coroutine that runs; the main one, too, on every Lua.
+unsafe extern "C-unwind" fn running(state: *mut lua_State) -> c_int {
+    // SAFETY: one value.
+    unsafe { lua::lua_pushthread(state) };
+    1
+}
+
+/// `tls_used()`: a `_TLS` table is about to be made.
+unsafe extern "C-unwind" fn tls_used(state: *mut lua_State) -> c_int {
+    // SAFETY: a plain write.
+    unsafe { (*inst(state)).tls_used = true };
+    0
+}
+
+/// `future_state(future)` -> "pending" | "fulfilled" | "rejected".
+unsafe extern "C-unwind" fn future_state(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe {
+        let inst = inst(state);
+        let ticket = (*future_at(inst, state)).ticket;
+        (*inst).collect();
+        let text = match (*inst).peek(ticket).map(|task| &task.outcome) {
+            None => c"pending",
+            Some(Outcome::Returned) => c"fulfilled",
+            Some(_) => c"rejected",
+        };
+        lua::lua_pushliteral(state, text);
+    }
+    1
+}
+
+/// The finalizer of futures.
+unsafe extern "C-unwind" fn drop_future(state: *mut lua_State) -> c_int {
+    // SAFETY: raises nothing: a finalizer may run when the inst is gone. It is called with a userdata only
+    // by Lua; by hand, with anything.
+    unsafe {
+        let inst = inst_of(state);
+        if !inst.is_null() {
+            let ticket = (*future_at(inst, state)).ticket;
+            if ticket != 0 {
+                (*inst).forget(ticket);
+            }
+        }
+    }
+    0
+}

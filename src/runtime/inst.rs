@@ -1,0 +1,376 @@
+//! What one Lua state keeps: its inbox, its tasks that are on their way, and its caches.
+//!
+//! Owned by the state (it lives in a userdata of its registry) and used by the state's thread alone; other
+//! threads know only its inbox. A task is, from here, in one of four places: with a pool, in `waiting`
+//! (ended, to be dispatched by `poll`), in `arrived` (ended, to be taken by whoever awaits it), or in `free`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::c_int;
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use super::context::ContextCache;
+use crate::completion::{Bell, HostBell, Inbox, WorkerBell};
+use crate::error::Error;
+use crate::executor::{Pool, Task, Worker};
+use crate::lua::{self, lua_State};
+use crate::sync::Arc;
+use crate::transfer::Transfer;
+
+/// How long a blocked host spins before it sleeps. See `executor::worker::SPIN`.
+const SPIN: Duration = Duration::from_micros(25);
+/// Bytes of task buffers kept for reuse.
+const KEEP: usize = 4 << 20;
+
+/// What becomes of a task when it has ended: part of its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody waits; a failure is reported.
+    Detached,
+    /// A completion of the submitting state runs when that polls.
+    Callback,
+    /// Somebody takes it by its ticket: a suspended or blocked caller, or a future.
+    Awaited,
+}
+
+impl Kind {
+    /// Of a ticket.
+    pub fn of(ticket: u64) -> Kind {
+        match ticket & 3 {
+            0 => Kind::Detached,
+            1 => Kind::Callback,
+            _ => Kind::Awaited,
+        }
+    }
+}
+
+/// What a task that is about to yield waits for.
+#[derive(Clone, Copy, Debug)]
+pub enum Park {
+    /// A moment.
+    Until(Instant),
+    /// The end of the task with this ticket, perhaps only until a moment.
+    Ticket(u64, Option<Instant>),
+}
+
+/// Registry references that the module's bindings provide.
+#[derive(Clone, Copy)]
+pub struct References {
+    /// The metatable of error objects.
+    pub error: c_int,
+    /// Ticket to completion function.
+    pub callbacks: c_int,
+    /// Coroutine to `_TLS` table, weak keys.
+    pub tls: c_int,
+    /// `report(err, traceback, task)`: calls what `on_error` set.
+    pub report: c_int,
+    /// `sendable_tls(coroutine)`: a copy of its `_TLS` without what cannot travel.
+    pub sendable_tls: c_int,
+    /// What `report` does without a handler: used when the state closes.
+    pub last_report: c_int,
+    /// The metatable of pool objects; id to pool object, weak values; the metatable of futures.
+    pub pool: c_int,
+    pub pools: c_int,
+    pub future: c_int,
+    /// `merge(tls)`: takes changes of a task's `_TLS` back.
+    pub merge: c_int,
+}
+
+/// The userdata in the registry. Empty once its state closes, while finalizers may still call.
+pub struct Slot(pub Option<Box<Inst>>);
+
+/// See the head of this file.
+pub struct Inst {
+    /// Values in and out.
+    pub transfer: Transfer,
+    /// Protected calls.
+    pub protect: lua::Protect,
+    /// From the bindings.
+    pub refs: References,
+    /// The worker whose state this is; `None` for a host's.
+    pub worker: Option<Arc<Worker>>,
+    /// Ended tasks that `poll` dispatches.
+    pub waiting: VecDeque<Box<Task>>,
+    /// Tickets of tasks that arrived since the runner last looked; only in a worker.
+    pub(super) news: Vec<u64>,
+    /// Tasks whose outcome has not been delivered.
+    pub pending: usize,
+    /// Set by whoever is about to yield a task's coroutine, taken by the runner.
+    pub park: Option<Park>,
+    /// The coroutine of the task that runs, in a worker.
+    pub current: *mut lua_State,
+    /// Whether any `_TLS` was ever written here.
+    pub tls_used: bool,
+    /// The error that is being raised, kept here while Lua jumps.
+    pub failure: Option<Error>,
+    /// Pools by the names that were used for them.
+    pub pools: Vec<(Vec<u8>, Arc<Pool>)>,
+    pub(super) context: ContextCache,
+    inbox: Arc<Inbox>,
+    bell: Option<Arc<HostBell>>,
+    arrived: HashMap<u64, Box<Task>>,
+    /// Empty between calls of `collect`.
+    fresh: VecDeque<Box<Task>>,
+    /// Tickets whose future was collected before the task ended.
+    dropped: HashSet<u64>,
+    free: Vec<Box<Task>>,
+    free_bytes: usize,
+    last_ticket: u64,
+    /// Whether the host knows the descriptor, which then must tell the truth at all times.
+    exposed: bool,
+}
+
+impl Inst {
+    /// For a host's state, or with `worker` for a worker's. May raise, and owns nothing while it does.
+    ///
+    /// # Safety
+    /// `state` is the running thread of its state, with ten stack slots free.
+    pub unsafe fn new(state: *mut lua_State, refs: References, worker: Option<Arc<Worker>>) -> Inst {
+        // SAFETY: as the caller says. A worker's `Arc` leaks if this raises: then there is no memory for
+        // an empty state either, and the worker is given up.
+        let (transfer, protect, context) =
+            unsafe { (Transfer::new(state), lua::Protect::new(state), ContextCache::new(state)) };
+        let host = worker.is_none().then(|| Arc::new(HostBell::default()));
+        let bell: Arc<dyn Bell> = match (&host, &worker) {
+            (Some(bell), _) => bell.clone(),
+            (None, Some(worker)) => Arc::new(WorkerBell(worker.clone())),
+            (None, None) => unreachable!("a host has a bell"),
+        };
+        Inst {
+            transfer,
+            protect,
+            refs,
+            worker,
+            waiting: VecDeque::new(),
+            news: Vec::new(),
+            pending: 0,
+            park: None,
+            current: ptr::null_mut(),
+            tls_used: false,
+            failure: None,
+            pools: Vec::new(),
+            context,
+            inbox: Arc::new(Inbox::new(bell)),
+            bell: host,
+            arrived: HashMap::new(),
+            fresh: VecDeque::new(),
+            dropped: HashSet::new(),
+            free: Vec::new(),
+            free_bytes: 0,
+            last_ticket: 0,
+            exposed: false,
+        }
+    }
+
+    /// A ticket that was never given out.
+    pub fn new_ticket(&mut self, kind: Kind) -> u64 {
+        self.last_ticket += 4;
+        self.last_ticket | kind as u64
+    }
+
+    /// An empty task with this ticket, for this inst as its sink.
+    pub fn new_task(&mut self, ticket: u64) -> Box<Task> {
+        let mut task = match self.free.pop() {
+            Some(task) => {
+                self.free_bytes -= size_of_task(&task);
+                task
+            }
+            None => Task::new(self.inbox.clone()),
+        };
+        task.ticket = ticket;
+        task
+    }
+
+    /// Takes the box of a task whose outcome was delivered, to fill it again.
+    pub fn recycle(&mut self, mut task: Box<Task>) {
+        task.packet.clear();
+        task.outcome = crate::executor::Outcome::Pending;
+        task.completes = false;
+        task.carries_tls = false;
+        let bytes = size_of_task(&task);
+        if self.free_bytes + bytes <= KEEP {
+            self.free_bytes += bytes;
+            self.free.push(task);
+        }
+    }
+
+    /// Sorts what has come into the inbox; returns how many of it nobody dispatches: outcomes of futures
+    /// and of suspended callers.
+    pub fn collect(&mut self) -> usize {
+        if self.inbox.is_empty() {
+            return 0;
+        }
+        let mut fresh = std::mem::take(&mut self.fresh);
+        self.inbox.take(&mut fresh);
+        let mut count = 0;
+        while let Some(task) = fresh.pop_front() {
+            if Kind::of(task.ticket) == Kind::Awaited {
+                count += 1;
+                self.arrive(task);
+            } else {
+                self.waiting.push_back(task);
+            }
+        }
+        self.fresh = fresh;
+        count
+    }
+
+    fn arrive(&mut self, task: Box<Task>) {
+        self.pending -= 1;
+        if self.dropped.remove(&task.ticket) {
+            // Nobody can ask for it any more: a failure goes where failures go that nobody waits for.
+            if matches!(task.outcome, crate::executor::Outcome::Returned) {
+                self.recycle(task);
+            } else {
+                self.pending += 1;
+                self.waiting.push_back(task);
+            }
+            return;
+        }
+        if self.worker.is_some() {
+            self.news.push(task.ticket);
+        }
+        self.arrived.insert(task.ticket, task);
+    }
+
+    /// Whether the task with this ticket has ended and its outcome is here.
+    pub fn has_arrived(&self, ticket: u64) -> bool {
+        self.arrived.contains_key(&ticket)
+    }
+
+    /// The outcome of the task with this ticket, if it is here.
+    pub fn peek(&self, ticket: u64) -> Option<&Task> {
+        self.arrived.get(&ticket).map(|task| &**task)
+    }
+
+    /// Takes the ended task with this ticket, if it is here.
+    pub fn take_arrived(&mut self, ticket: u64) -> Option<Box<Task>> {
+        self.arrived.remove(&ticket)
+    }
+
+    /// The future with this ticket was collected.
+    pub fn forget(&mut self, ticket: u64) {
+        match self.arrived.remove(&ticket) {
+            Some(task) => self.recycle(task),
+            None => {
+                self.dropped.insert(ticket);
+            }
+        }
+    }
+
+    /// Whether [`collect`](Inst::collect) would find anything.
+    pub fn has_mail(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Blocks this thread until `ready` says so (`true`), or until the deadline (`false`). Only collects:
+    /// completions wait for the next poll.
+    pub fn block_until(
+        &mut self,
+        deadline: Option<Instant>,
+        mut ready: impl FnMut(&mut Inst) -> bool,
+    ) -> bool {
+        let start = Instant::now();
+        let mut blocking = None;
+        let came = loop {
+            self.collect();
+            if ready(self) {
+                break true;
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                break false;
+            }
+            if self.spin(start) {
+                continue;
+            }
+            // The thread is about to be lost to its pool: another worker takes its place meanwhile.
+            if let Some(pool) = self.worker.as_ref().and_then(|worker| worker.pool())
+                && blocking.is_none()
+            {
+                blocking = Some(pool.block());
+            }
+            self.sleep(deadline);
+        };
+        self.settle();
+        came
+    }
+
+    /// Looks for mail until [`SPIN`] has passed since `start`.
+    fn spin(&self, start: Instant) -> bool {
+        while start.elapsed() < SPIN {
+            for _ in 0..64 {
+                if self.has_mail() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        false
+    }
+
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        let Some(bell) = &self.bell else {
+            // A worker: its bell unparks it.
+            match deadline {
+                None => std::thread::park(),
+                Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
+            }
+            return;
+        };
+        if bell.arm().is_err() {
+            // No descriptor to be had: look again soon.
+            std::thread::sleep(Duration::from_micros(200));
+            return;
+        }
+        if self.inbox.is_empty() {
+            bell.wait(deadline);
+        }
+        if !self.exposed {
+            bell.disarm();
+        }
+        bell.clear();
+    }
+
+    /// The descriptor for the host's loop. From now on it is readable exactly while something waits.
+    pub fn expose(&mut self) -> std::io::Result<c_int> {
+        let Some(bell) = &self.bell else {
+            return Err(std::io::Error::other("a worker has no descriptor"));
+        };
+        let fd = bell.arm()?;
+        if !self.exposed {
+            self.exposed = true;
+            self.settle();
+        }
+        Ok(fd)
+    }
+
+    /// Makes the descriptor tell the truth after the owner has looked into its inbox.
+    pub fn settle(&mut self) {
+        let (true, Some(bell)) = (self.exposed, &self.bell) else { return };
+        if self.waiting.is_empty() {
+            bell.clear();
+        }
+        // After the clear: what came before it has not been seen, what comes after it rings by itself.
+        if !self.waiting.is_empty() || !self.inbox.is_empty() {
+            bell.ring();
+        }
+    }
+
+    /// The state closes: nothing arrives any more. Returns what has arrived and was not dispatched.
+    pub fn close(&mut self) -> VecDeque<Box<Task>> {
+        let mut rest = std::mem::take(&mut self.waiting);
+        rest.extend(self.arrived.drain().map(|(_, task)| task));
+        self.inbox.close(&mut rest);
+        rest
+    }
+}
+
+impl Drop for Inst {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn size_of_task(task: &Task) -> usize {
+    size_of::<Task>() + task.packet.bytes.capacity() + task.packet.handles.capacity() * 24
+}
