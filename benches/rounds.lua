@@ -43,7 +43,7 @@ end
 
 --- Prints a header: what the rows below it compare.
 function rounds.header(title, theirs, ours)
-    print(("%-50s %11s %11s %6s  %-13s %s"):format(title, theirs, ours, "ratio", "of the rounds", "goal"))
+    print(("%-56s %11s %11s %6s  %-13s %s"):format(title, theirs, ours, "ratio", "of the rounds", "goal"))
 end
 
 --- Prints a row: both medians, the median of the ratios of ours to theirs of each round, and their range.
@@ -53,7 +53,7 @@ function rounds.row(title, theirs, ours, goal)
         ratios[i] = figure / theirs[i]
     end
     local median = rounds.quantile
-    print(("  %-48s %11s %11s %6.2f  %-13s %s"):format(
+    print(("  %-54s %11s %11s %6.2f  %-13s %s"):format(
         title, pretty(median(theirs, 0.5)), pretty(median(ours, 0.5)), median(ratios, 0.5),
         ("%.2f to %.2f"):format(median(ratios, 0), median(ratios, 1)), goal or ""
     ))

@@ -77,7 +77,8 @@ describe("a captured module", function()
         local band, new, status = bit.band, ffi.new, jit.status
         assert.are.same({ 4, 0, 5, 8, "boolean", jit.version }, {
             run(function()
-                return band(6, 12), tonumber(new "int"), bit.bor(4, 1), ffi.sizeof "double", type((status())), jit.version
+                local size = ffi.sizeof "double"
+                return band(6, 12), tonumber(new "int"), bit.bor(4, 1), size, type((status())), jit.version
             end),
         })
     end)

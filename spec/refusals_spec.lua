@@ -34,7 +34,8 @@ describe("what cannot be sent", function()
 
     it("a field of an upvalue: the message of the manual", function()
         local self = { conn = file }
-        refused("transfer: upvalue 'self' -> .conn: userdata cannot be sent", pool.run, pool, function() return self end)
+        local message = "transfer: upvalue 'self' -> .conn: userdata cannot be sent"
+        refused(message, pool.run, pool, function() return self end)
     end)
 
     it("by every way to submit", function()
@@ -68,12 +69,14 @@ describe("what cannot be sent", function()
     it("a coroutine", function()
         local thread = coroutine.create(function() end)
         refused("transfer: upvalue 'thread': coroutine cannot be sent", pool.run, pool, function() return thread end)
-        refused("transfer: argument 1 -> .co: coroutine cannot be sent", pool.run, pool, function() end, { co = thread })
+        refused("transfer: argument 1 -> .co: coroutine cannot be sent", pool.run, pool, function() end,
+            { co = thread })
     end)
 
     it("a C function that has no name", function()
         local iterator = ("a"):gmatch "a"
-        refused("transfer: upvalue 'iterator': C function cannot be sent", pool.run, pool, function() return iterator end)
+        refused("transfer: upvalue 'iterator': C function cannot be sent", pool.run, pool,
+            function() return iterator end)
         local wrapped = coroutine.wrap(function() end)
         refused("transfer: argument 1: C function cannot be sent", pool.run, pool, function() end, wrapped)
     end)
@@ -194,7 +197,8 @@ describe("what cannot be sent", function()
 
         it("but 64-bit integers arrive as such", function()
             local ffi = require "ffi"
-            for _, value in ipairs { 0LL, -1LL, 0x7fffffffffffffffLL, 0xffffffffffffffffULL } do
+            local highest = ffi.new("int64_t", 2 ^ 62) * 2 - 1
+            for _, value in ipairs { ffi.new "int64_t", ffi.new("int64_t", -1), highest, ffi.new("uint64_t", -1) } do
                 local ok, back, there = pool:run(function(v) return v, tostring(v) end, value)
                 assert.is_true(ok, back)
                 assert.are.equal(tostring(value), there)

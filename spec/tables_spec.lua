@@ -403,7 +403,7 @@ describe("a metatable", function()
             local ok, err = pcall(pool.run, pool, function() end, sent)
             assert.is_false(ok)
             assert.are.equal("transfer", err.code)
-            assert.matches("argument 1 -> .inner: .*__gc", tostring(err))
+            assert.matches("argument 1 %-> %.inner: .*__gc", tostring(err))
         end)
     end
 end)

@@ -3,12 +3,11 @@
 use std::ffi::{CStr, c_int};
 use std::time::Instant;
 
-use super::{arguments, inst, inst_of, pools};
+use super::{arguments, inst, pools};
 use crate::codec::{Handle, Packet};
 use crate::error::{Code, Error, Result};
-use crate::executor::Outcome;
 use crate::lua::{self, lua_CFunction, lua_Integer, lua_State};
-use crate::runtime::{Inst, Kind, Park, context, push_error, push_outcome};
+use crate::runtime::{Inst, Kind, Park, context, push_error, push_outcome, slot_of};
 use crate::transfer::{Roots, Transfer};
 
 /// What the prelude calls.
@@ -16,30 +15,58 @@ pub const FUNCTIONS: &[(&CStr, lua_CFunction)] = &[
     (c"run", run),
     (c"post", post),
     (c"complete", complete),
-    (c"submit", submit),
-    (c"await", await_),
     (c"take", take),
     (c"sleep", sleep),
     (c"sendable", sendable),
     (c"running", running),
     (c"tls_used", tls_used),
-    (c"future_state", future_state),
-    (c"drop_future", drop_future),
 ];
 
 /// What a submit needs to know.
-struct Submit {
-    ticket: u64,
-    roots: Roots,
+pub struct Submit {
+    /// From [`ticket`]; void again if the submit fails.
+    pub ticket: u64,
+    /// What the values are.
+    pub roots: Roots,
     /// Whether the second value is a completion for the worker.
-    completes: bool,
+    pub completes: bool,
     /// Whether the caller's `_TLS` goes along.
-    with_tls: bool,
+    pub with_tls: bool,
+}
+
+impl Submit {
+    /// A function and its arguments, and nothing else.
+    pub fn plain(ticket: u64) -> Submit {
+        Submit { ticket, roots: Roots::Task, completes: false, with_tls: false }
+    }
+}
+
+/// A new ticket; raises when too many are out.
+///
+/// # Safety
+/// Nothing on the frame needs dropping.
+pub unsafe fn ticket(inst: *mut Inst, state: *mut lua_State, kind: Kind) -> u64 {
+    // SAFETY: the error is in the inst when Lua raises it.
+    unsafe {
+        match (*inst).tickets.issue(kind) {
+            Some(ticket) => ticket,
+            None => {
+                (*inst).failure = Some(Error::new(Code::Memory, "16 million tasks are outstanding"));
+                arguments::raise_failure(inst, state)
+            }
+        }
+    }
 }
 
 /// Submits the `count` values on top, a function and what belongs to it, to the pool at index 1. The
-/// values are taken off. Never raises.
+/// values are taken off; the ticket is void if this fails. Never raises.
 unsafe fn send(inst: *mut Inst, state: *mut lua_State, count: c_int, submit: Submit) -> Result<()> {
+    let ticket = submit.ticket;
+    // SAFETY: as the caller says.
+    unsafe { send_values(inst, state, count, submit).inspect_err(|_| (*inst).tickets.release(ticket)) }
+}
+
+unsafe fn send_values(inst: *mut Inst, state: *mut lua_State, count: c_int, submit: Submit) -> Result<()> {
     // SAFETY: the inst is borrowed for single statements; what is owned is dropped or handed on before any
     // call that raises.
     unsafe {
@@ -83,13 +110,19 @@ unsafe fn push_tls(inst: *mut Inst, state: *mut lua_State) -> bool {
 }
 
 /// Whether the caller is a task that can give its worker back while it waits.
-unsafe fn may_park(inst: *mut Inst, state: *mut lua_State) -> bool {
+///
+/// # Safety
+/// The inst is that of `state`.
+pub unsafe fn may_park(inst: *mut Inst, state: *mut lua_State) -> bool {
     // SAFETY: plain reads.
     unsafe { (*inst).current == state && lua::is_yieldable(state, (*inst).transfer.flavor()) }
 }
 
-/// Checks the function at 2 and makes room for what is pushed on top of `extra` values.
-unsafe fn check(state: *mut lua_State, extra: c_int) {
+/// Checks the pool at 1 and the function at 2, and makes room for what is pushed on top of `extra` values.
+///
+/// # Safety
+/// As for [`arguments::raise`].
+pub unsafe fn check(state: *mut lua_State, extra: c_int) {
     // SAFETY: raises, or reads.
     unsafe {
         pools::check(state, 1);
@@ -106,7 +139,7 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
         check(state, count);
-        let ticket = (*inst).new_ticket(Kind::Awaited);
+        let ticket = ticket(inst, state, Kind::Caller);
         let submit = Submit { ticket, roots: Roots::Task, completes: false, with_tls: true };
         if let Err(error) = send(inst, state, count, submit) {
             if matches!(error.code, Code::Transfer | Code::Memory) {
@@ -122,8 +155,8 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
             push_ticket(state, ticket);
             return 1;
         }
-        (*inst).block_until(None, |inst| inst.has_arrived(ticket));
-        push_arrived(inst, state, ticket)
+        (*inst).block_until(None, |inst| inst.tickets.peek(ticket).is_some());
+        push_taken(inst, state, ticket)
     }
 }
 
@@ -134,7 +167,7 @@ unsafe extern "C-unwind" fn post(state: *mut lua_State) -> c_int {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
         check(state, count);
-        let ticket = (*inst).new_ticket(Kind::Detached);
+        let ticket = ticket(inst, state, Kind::Detached);
         send_or_raise(
             inst,
             state,
@@ -156,28 +189,31 @@ unsafe extern "C-unwind" fn complete(state: *mut lua_State) -> c_int {
         let here = lua::lua_toboolean(state, 4) != 0;
         if !here {
             lua::lua_settop(state, 3);
-            let ticket = (*inst).new_ticket(Kind::Detached);
+            let ticket = ticket(inst, state, Kind::Detached);
             let submit = Submit { ticket, roots: Roots::Completion, completes: true, with_tls: false };
             send_or_raise(inst, state, 2, submit);
             return 0;
         }
-        let ticket = (*inst).new_ticket(Kind::Callback);
+        let ticket = ticket(inst, state, Kind::Callback);
         lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.callbacks.into());
         lua::lua_pushvalue(state, 3);
-        lua::lua_rawseti(state, -2, ticket as lua_Integer);
+        lua::lua_rawseti(state, -2, slot_of(ticket) as lua_Integer);
         lua::lua_pushvalue(state, 2);
-        let submit = Submit { ticket, roots: Roots::Task, completes: false, with_tls: false };
-        if let Err(error) = send(inst, state, 1, submit) {
+        if let Err(error) = send(inst, state, 1, Submit::plain(ticket)) {
             (*inst).failure = Some(error);
             lua::lua_pushnil(state);
-            lua::lua_rawseti(state, -2, ticket as lua_Integer);
+            lua::lua_rawseti(state, -2, slot_of(ticket) as lua_Integer);
             arguments::raise_failure(inst, state);
         }
     }
     0
 }
 
-unsafe fn send_or_raise(inst: *mut Inst, state: *mut lua_State, count: c_int, submit: Submit) {
+/// Like [`send`], but raises the error.
+///
+/// # Safety
+/// As for [`arguments::raise_failure`].
+pub unsafe fn send_or_raise(inst: *mut Inst, state: *mut lua_State, count: c_int, submit: Submit) {
     // SAFETY: the error is in the inst when Lua raises it.
     unsafe {
         if let Err(error) = send(inst, state, count, submit) {
@@ -187,94 +223,30 @@ unsafe fn send_or_raise(inst: *mut Inst, state: *mut lua_State, count: c_int, su
     }
 }
 
-/// What a future's userdata holds.
-struct Future {
-    ticket: u64,
-}
-
-/// `submit(pool, fn, ...)` -> future.
-unsafe extern "C-unwind" fn submit(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `run`. The future is made first, so that nothing can fail once the task is on its way.
-    unsafe {
-        let inst = inst(state);
-        let count = lua::lua_gettop(state) - 1;
-        check(state, count);
-        let future = lua::lua_newuserdata(state, size_of::<Future>()).cast::<Future>();
-        let ticket = (*inst).new_ticket(Kind::Awaited);
-        future.write(Future { ticket: 0 });
-        lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.future.into());
-        lua::lua_setmetatable(state, -2);
-        lua::lua_insert(state, 2);
-        // The pool at 1, the future at 2, the values above.
-        send_or_raise(
-            inst,
-            state,
-            count,
-            Submit { ticket, roots: Roots::Task, completes: false, with_tls: false },
-        );
-        (*future).ticket = ticket;
-        lua::lua_settop(state, 2);
-    }
-    1
-}
-
-/// The future at index 1; raises for anything else.
-unsafe fn future_at(inst: *mut Inst, state: *mut lua_State) -> *mut Future {
-    // SAFETY: the metatable tells that it is one of `submit`'s.
-    unsafe {
-        let future = lua::lua_touserdata(state, 1);
-        if !future.is_null() && lua::lua_getmetatable(state, 1) != 0 {
-            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.future.into());
-            let same = lua::lua_rawequal(state, -1, -2) != 0;
-            lua::lua_pop(state, 2);
-            if same {
-                return future.cast();
-            }
-        }
-        arguments::raise(state, c"self must be a future", 1)
-    }
-}
-
-/// `await(future, timeout)` -> ticket, whether the caller must yield before it takes the outcome.
-unsafe extern "C-unwind" fn await_(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `run`.
-    unsafe {
-        let inst = inst(state);
-        let ticket = (*future_at(inst, state)).ticket;
-        let deadline = arguments::deadline(state, 2, c"timeout must be a number of seconds or nil");
-        (*inst).collect();
-        push_ticket(state, ticket);
-        if !(*inst).has_arrived(ticket) {
-            if may_park(inst, state) {
-                (*inst).park = Some(Park::Ticket(ticket, deadline));
-                lua::lua_pushboolean(state, 1);
-                return 2;
-            }
-            (*inst).block_until(deadline, |inst| inst.has_arrived(ticket));
-        }
-    }
-    1
-}
-
 unsafe fn push_ticket(state: *mut lua_State, ticket: u64) {
     // SAFETY: one slot. A double holds every ticket that a process can live to give out.
     unsafe { lua::lua_pushnumber(state, ticket as f64) };
 }
 
-/// `take(ticket)` -> the outcome and, after an error, its traceback; or nil and a timeout error.
+/// `take(ticket)` -> the outcome and, after an error, its traceback.
 unsafe extern "C-unwind" fn take(state: *mut lua_State) -> c_int {
     // SAFETY: as in `run`.
     unsafe {
         let inst = inst(state);
         let ticket = lua::lua_tonumber(state, 1) as u64;
-        push_arrived(inst, state, ticket)
+        push_taken(inst, state, ticket)
     }
 }
 
-unsafe fn push_arrived(inst: *mut Inst, state: *mut lua_State, ticket: u64) -> c_int {
-    // SAFETY: the task is owned only while nothing raises.
+/// Takes the task of this ticket and pushes its outcome and, after an error, its traceback. If it has not
+/// come: `nil` and a timeout error. Never raises.
+///
+/// # Safety
+/// As for [`push_outcome`].
+pub unsafe fn push_taken(inst: *mut Inst, state: *mut lua_State, ticket: u64) -> c_int {
+    // SAFETY: the task is owned while nothing raises.
     unsafe {
-        match (*inst).take_arrived(ticket) {
+        match (*inst).tickets.take(ticket) {
             Some(task) => {
                 let count = push_outcome(inst, state, &task);
                 (*inst).recycle(task);
@@ -282,7 +254,7 @@ unsafe fn push_arrived(inst: *mut Inst, state: *mut lua_State, ticket: u64) -> c
             }
             None => {
                 lua::lua_pushnil(state);
-                push_error(inst, state, &Error::new(Code::Timeout, "the future has not ended in time"));
+                push_error(inst, state, &Error::new(Code::Timeout, "the task has not ended in time"));
                 2
             }
         }
@@ -347,38 +319,5 @@ unsafe extern "C-unwind" fn running(state: *mut lua_State) -> c_int {
 unsafe extern "C-unwind" fn tls_used(state: *mut lua_State) -> c_int {
     // SAFETY: a plain write.
     unsafe { (*inst(state)).tls_used = true };
-    0
-}
-
-/// `future_state(future)` -> "pending" | "fulfilled" | "rejected".
-unsafe extern "C-unwind" fn future_state(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `run`.
-    unsafe {
-        let inst = inst(state);
-        let ticket = (*future_at(inst, state)).ticket;
-        (*inst).collect();
-        let text = match (*inst).peek(ticket).map(|task| &task.outcome) {
-            None => c"pending",
-            Some(Outcome::Returned) => c"fulfilled",
-            Some(_) => c"rejected",
-        };
-        lua::lua_pushliteral(state, text);
-    }
-    1
-}
-
-/// The finalizer of futures.
-unsafe extern "C-unwind" fn drop_future(state: *mut lua_State) -> c_int {
-    // SAFETY: raises nothing: a finalizer may run when the inst is gone. It is called with a userdata only
-    // by Lua; by hand, with anything.
-    unsafe {
-        let inst = inst_of(state);
-        if !inst.is_null() {
-            let ticket = (*future_at(inst, state)).ticket;
-            if ticket != 0 {
-                (*inst).forget(ticket);
-            }
-        }
-    }
     0
 }

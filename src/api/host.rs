@@ -9,7 +9,7 @@ use crate::codec::label;
 use crate::error::{Code, Error};
 use crate::executor::{self, Outcome};
 use crate::lua::{self, lua_CFunction, lua_Integer, lua_State};
-use crate::runtime::{Inst, dispatch, report};
+use crate::runtime::{Inst, dispatch, report, sweep};
 
 /// What the prelude calls.
 pub const FUNCTIONS: &[(&CStr, lua_CFunction)] =
@@ -44,6 +44,7 @@ unsafe fn drain(inst: *mut Inst, state: *mut lua_State, most: usize) -> usize {
             dispatch(inst, state, task);
             count += 1;
         }
+        sweep(inst, state);
         (*inst).settle();
         count
     }

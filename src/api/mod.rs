@@ -10,6 +10,7 @@
 
 mod arguments;
 mod call;
+mod future;
 mod host;
 mod pools;
 
@@ -91,7 +92,7 @@ unsafe fn push_core(state: *mut lua_State, slot: c_int) {
     // SAFETY: one table is pushed; `slot` is an absolute index.
     unsafe {
         lua::lua_createtable(state, 0, 32);
-        for functions in [call::FUNCTIONS, host::FUNCTIONS, pools::FUNCTIONS] {
+        for functions in [call::FUNCTIONS, future::FUNCTIONS, host::FUNCTIONS, pools::FUNCTIONS] {
             for (name, function) in functions {
                 lua::set_function(state, name, *function, slot);
             }
@@ -128,6 +129,7 @@ unsafe fn run_prelude(state: *mut lua_State, core: c_int, is_worker: bool) -> Re
             pool: reference(c"pool_metatable"),
             pools: reference(c"pool_objects"),
             future: reference(c"future_metatable"),
+            futures: reference(c"futures"),
         }
     }
 }

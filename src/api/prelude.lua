@@ -140,7 +140,7 @@ end
 -- Submitting.
 
 core.callbacks = {}
-local run, await, take = core.run, core.await, core.take
+local run, take = core.run, core.take
 
 -- The outcome of a synchronous call; the traceback that follows an error is not part of it.
 local function outcome_of(ok, ...)
@@ -260,33 +260,22 @@ end
 threadpool.pools = core.pools
 threadpool.processor_count = core.processor_count
 
--- Futures. What was taken is kept with the future, so that it can be asked again.
+-- Futures.
 
-local futures = setmetatable({}, { __mode = "k" })
+core.futures = setmetatable({}, { __mode = "v" })
 local future_methods = {}
+local await, parked = core.await, 0
 
-local function keep(future, ok, ...)
-  if ok == nil then
-    return nil, ... -- the timeout: nothing came
+local function settle_future(self, first, ...)
+  if first == parked then
+    yield()
+    return await(self, 0)
   end
-  local outcome = { n = select("#", ...) + 1, ok, ... }
-  if not ok then
-    outcome.n, outcome.traceback, outcome[3] = 2, outcome[3], nil
-  end
-  futures[future] = outcome
-  return unpack(outcome, 1, outcome.n)
+  return first, ...
 end
 
 function future_methods:await(timeout)
-  local outcome = futures[self]
-  if outcome then
-    return unpack(outcome, 1, outcome.n)
-  end
-  local ticket, must_yield = await(self, timeout)
-  if must_yield then
-    yield()
-  end
-  return keep(self, take(ticket))
+  return settle_future(self, await(self, timeout))
 end
 
 local function got(ok, ...)
@@ -297,23 +286,15 @@ local function got(ok, ...)
 end
 
 function future_methods:get(timeout)
-  return got(future_methods.await(self, timeout))
+  return got(settle_future(self, await(self, timeout)))
 end
 
 function future_methods:state()
-  local outcome = futures[self]
-  if outcome then
-    return outcome[1] and "fulfilled" or "rejected"
-  end
   return core.future_state(self)
 end
 
 function future_methods:traceback()
-  if not futures[self] and core.future_state(self) == "rejected" then
-    future_methods.await(self)
-  end
-  local outcome = futures[self]
-  return outcome and outcome.traceback
+  return core.future_traceback(self)
 end
 
 core.future_metatable = {
@@ -322,7 +303,6 @@ core.future_metatable = {
   __tostring = function(self)
     return "future (" .. self:state() .. ")"
   end,
-  __gc = core.drop_future,
 }
 
 -- The host's event loop.

@@ -2,17 +2,18 @@
 //!
 //! Owned by the state (it lives in a userdata of its registry) and used by the state's thread alone; other
 //! threads know only its inbox. A task is, from here, in one of four places: with a pool, in `waiting`
-//! (ended, to be dispatched by `poll`), in `arrived` (ended, to be taken by whoever awaits it), or in `free`.
+//! (ended, to be dispatched by `poll`), in `tickets` (ended, to be taken by whoever waits), or in `free`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::ptr;
 use std::time::{Duration, Instant};
 
 use super::context::ContextCache;
+use super::tickets::{Kind, Tickets};
 use crate::completion::{Bell, HostBell, Inbox, WorkerBell};
 use crate::error::Error;
-use crate::executor::{Pool, Task, Worker};
+use crate::executor::{Outcome, Pool, Task, Worker};
 use crate::lua::{self, lua_State};
 use crate::sync::Arc;
 use crate::transfer::Transfer;
@@ -21,28 +22,6 @@ use crate::transfer::Transfer;
 const SPIN: Duration = Duration::from_micros(25);
 /// Bytes of task buffers kept for reuse.
 const KEEP: usize = 4 << 20;
-
-/// What becomes of a task when it has ended: part of its ticket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Nobody waits; a failure is reported.
-    Detached,
-    /// A completion of the submitting state runs when that polls.
-    Callback,
-    /// Somebody takes it by its ticket: a suspended or blocked caller, or a future.
-    Awaited,
-}
-
-impl Kind {
-    /// Of a ticket.
-    pub fn of(ticket: u64) -> Kind {
-        match ticket & 3 {
-            0 => Kind::Detached,
-            1 => Kind::Callback,
-            _ => Kind::Awaited,
-        }
-    }
-}
 
 /// What a task that is about to yield waits for.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +51,8 @@ pub struct References {
     pub pool: c_int,
     pub pools: c_int,
     pub future: c_int,
+    /// Slot of a ticket to future, weak values.
+    pub futures: c_int,
     /// `merge(tls)`: takes changes of a task's `_TLS` back.
     pub merge: c_int,
 }
@@ -91,6 +72,10 @@ pub struct Inst {
     pub worker: Option<Arc<Worker>>,
     /// Ended tasks that `poll` dispatches.
     pub waiting: VecDeque<Box<Task>>,
+    /// Who waits for which task.
+    pub tickets: Tickets,
+    /// Tickets of futures whose tasks failed, until somebody has looked: see `outcome::sweep`.
+    pub(super) failures: Vec<u64>,
     /// Tickets of tasks that arrived since the runner last looked; only in a worker.
     pub(super) news: Vec<u64>,
     /// Tasks whose outcome has not been delivered.
@@ -108,14 +93,10 @@ pub struct Inst {
     pub(super) context: ContextCache,
     inbox: Arc<Inbox>,
     bell: Option<Arc<HostBell>>,
-    arrived: HashMap<u64, Box<Task>>,
     /// Empty between calls of `collect`.
     fresh: VecDeque<Box<Task>>,
-    /// Tickets whose future was collected before the task ended.
-    dropped: HashSet<u64>,
     free: Vec<Box<Task>>,
     free_bytes: usize,
-    last_ticket: u64,
     /// Whether the host knows the descriptor, which then must tell the truth at all times.
     exposed: bool,
 }
@@ -142,6 +123,8 @@ impl Inst {
             refs,
             worker,
             waiting: VecDeque::new(),
+            tickets: Tickets::default(),
+            failures: Vec::new(),
             news: Vec::new(),
             pending: 0,
             park: None,
@@ -152,20 +135,11 @@ impl Inst {
             context,
             inbox: Arc::new(Inbox::new(bell)),
             bell: host,
-            arrived: HashMap::new(),
             fresh: VecDeque::new(),
-            dropped: HashSet::new(),
             free: Vec::new(),
             free_bytes: 0,
-            last_ticket: 0,
             exposed: false,
         }
-    }
-
-    /// A ticket that was never given out.
-    pub fn new_ticket(&mut self, kind: Kind) -> u64 {
-        self.last_ticket += 4;
-        self.last_ticket | kind as u64
     }
 
     /// An empty task with this ticket, for this inst as its sink.
@@ -184,7 +158,7 @@ impl Inst {
     /// Takes the box of a task whose outcome was delivered, to fill it again.
     pub fn recycle(&mut self, mut task: Box<Task>) {
         task.packet.clear();
-        task.outcome = crate::executor::Outcome::Pending;
+        task.outcome = Outcome::Pending;
         task.completes = false;
         task.carries_tls = false;
         let bytes = size_of_task(&task);
@@ -194,68 +168,34 @@ impl Inst {
         }
     }
 
-    /// Sorts what has come into the inbox; returns how many of it nobody dispatches: outcomes of futures
-    /// and of suspended callers.
+    /// Sorts what has come into the inbox; returns how much of it nobody dispatches: outcomes that futures
+    /// and callers take.
     pub fn collect(&mut self) -> usize {
         if self.inbox.is_empty() {
             return 0;
         }
         let mut fresh = std::mem::take(&mut self.fresh);
         self.inbox.take(&mut fresh);
-        let mut count = 0;
+        let before = self.pending;
         while let Some(task) = fresh.pop_front() {
-            if Kind::of(task.ticket) == Kind::Awaited {
-                count += 1;
-                self.arrive(task);
-            } else {
-                self.waiting.push_back(task);
+            match Kind::of(task.ticket) {
+                Kind::Detached | Kind::Callback => self.waiting.push_back(task),
+                Kind::Caller | Kind::Future => self.arrive(task),
             }
         }
         self.fresh = fresh;
-        count
+        before - self.pending
     }
 
     fn arrive(&mut self, task: Box<Task>) {
         self.pending -= 1;
-        if self.dropped.remove(&task.ticket) {
-            // Nobody can ask for it any more: a failure goes where failures go that nobody waits for.
-            if matches!(task.outcome, crate::executor::Outcome::Returned) {
-                self.recycle(task);
-            } else {
-                self.pending += 1;
-                self.waiting.push_back(task);
-            }
-            return;
-        }
         if self.worker.is_some() {
             self.news.push(task.ticket);
         }
-        self.arrived.insert(task.ticket, task);
-    }
-
-    /// Whether the task with this ticket has ended and its outcome is here.
-    pub fn has_arrived(&self, ticket: u64) -> bool {
-        self.arrived.contains_key(&ticket)
-    }
-
-    /// The outcome of the task with this ticket, if it is here.
-    pub fn peek(&self, ticket: u64) -> Option<&Task> {
-        self.arrived.get(&ticket).map(|task| &**task)
-    }
-
-    /// Takes the ended task with this ticket, if it is here.
-    pub fn take_arrived(&mut self, ticket: u64) -> Option<Box<Task>> {
-        self.arrived.remove(&ticket)
-    }
-
-    /// The future with this ticket was collected.
-    pub fn forget(&mut self, ticket: u64) {
-        match self.arrived.remove(&ticket) {
-            Some(task) => self.recycle(task),
-            None => {
-                self.dropped.insert(ticket);
-            }
+        if Kind::of(task.ticket) == Kind::Future && !matches!(task.outcome, Outcome::Returned) {
+            self.failures.push(task.ticket);
         }
+        self.tickets.end(task);
     }
 
     /// Whether [`collect`](Inst::collect) would find anything.
@@ -359,7 +299,7 @@ impl Inst {
     /// The state closes: nothing arrives any more. Returns what has arrived and was not dispatched.
     pub fn close(&mut self) -> VecDeque<Box<Task>> {
         let mut rest = std::mem::take(&mut self.waiting);
-        rest.extend(self.arrived.drain().map(|(_, task)| task));
+        rest.extend(self.tickets.close());
         self.inbox.close(&mut rest);
         rest
     }

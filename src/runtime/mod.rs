@@ -7,7 +7,9 @@ pub mod context;
 mod inst;
 mod outcome;
 mod runner;
+mod tickets;
 
-pub use inst::{Inst, Kind, Park, References, Slot};
-pub use outcome::{dispatch, push as push_outcome, push_error, report};
+pub use inst::{Inst, Park, References, Slot};
+pub use outcome::{dispatch, push as push_outcome, push_error, report, sweep};
 pub use runner::Workers;
+pub use tickets::{Kind, slot_of};

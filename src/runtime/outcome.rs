@@ -4,7 +4,8 @@
 
 use std::ffi::c_int;
 
-use super::inst::{Inst, Kind};
+use super::inst::Inst;
+use super::tickets::{Kind, slot_of};
 use crate::codec::label;
 use crate::error::{Code, Error};
 use crate::executor::{Outcome, Task};
@@ -115,26 +116,68 @@ pub unsafe fn dispatch(inst: *mut Inst, state: *mut lua_State, task: Box<Task>) 
     }
 }
 
+/// Reports failed tasks whose future was collected before anybody looked, and lets go of the others. Cheap
+/// when nothing failed and few tickets are out.
+///
+/// # Safety
+/// As for [`push`].
+pub unsafe fn sweep(inst: *mut Inst, state: *mut lua_State) {
+    // SAFETY: balanced; the weak table is only read.
+    unsafe {
+        if (*inst).failures.is_empty() && !(*inst).tickets.wants_sweep() {
+            return;
+        }
+        lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.futures.into());
+        let is_alive = |slot: usize| {
+            lua::lua_rawgeti(state, -1, slot as lua_Integer);
+            let alive = lua::lua_isnil(state, -1) == 0;
+            lua::lua_pop(state, 1);
+            alive
+        };
+        let mut orphans = Vec::new();
+        let mut failures = std::mem::take(&mut (*inst).failures);
+        failures.retain(|ticket| {
+            let alive = is_alive(slot_of(*ticket));
+            if !alive {
+                orphans.extend((*inst).tickets.take(*ticket));
+            }
+            alive && (*inst).tickets.peek(*ticket).is_some()
+        });
+        (*inst).failures = failures;
+        if (*inst).tickets.wants_sweep() {
+            orphans.extend((*inst).tickets.sweep(is_alive));
+        }
+        lua::lua_pop(state, 1);
+        for task in orphans {
+            if !matches!(task.outcome, Outcome::Returned) {
+                report(inst, state, &task, (*inst).refs.report);
+            }
+            (*inst).recycle(task);
+        }
+    }
+}
+
 /// Runs the completion that this state keeps for a task.
 unsafe fn complete(inst: *mut Inst, state: *mut lua_State, task: &Task) {
     // SAFETY: the inst is alive; a plain read.
     let callbacks = unsafe { (*inst).refs.callbacks };
-    let ticket = task.ticket as lua_Integer;
+    let slot = slot_of(task.ticket) as lua_Integer;
     // SAFETY: the caller restores the stack; setting a field that exists to nil does not raise.
     unsafe {
         let status = (*inst).protect.call(state, 0, |state| {
             lua::luaL_checkstack(state, 20, std::ptr::null());
             lua::lua_pushcfunction(state, traceback);
             lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, callbacks.into());
-            lua::lua_rawgeti(state, -1, ticket);
+            lua::lua_rawgeti(state, -1, slot);
             lua::lua_pushnil(state);
-            lua::lua_rawseti(state, -3, ticket);
+            lua::lua_rawseti(state, -3, slot);
             lua::lua_remove(state, -2);
             2
         });
         if status != lua::LUA_OK {
             return;
         }
+        (*inst).tickets.release(task.ticket);
         let handler = lua::lua_gettop(state) - 1;
         let mut count = push(inst, state, task);
         if matches!(task.outcome, Outcome::Raised) {

@@ -309,6 +309,7 @@ impl Runner {
             while let Some(task) = self.inst().waiting.pop_front() {
                 outcome::dispatch(self.inst_ptr(), main, task);
             }
+            outcome::sweep(self.inst_ptr(), main);
             for ticket in std::mem::take(&mut self.inst().news) {
                 let waiting: Vec<u64> =
                     self.awaited.range((ticket, 0)..=(ticket, u64::MAX)).map(|pair| pair.1).collect();
