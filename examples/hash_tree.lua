@@ -190,7 +190,15 @@ local function compare(pool, name, hash, paths, bytes)
     ), verdict
 end
 
-local paths, bytes = list_files(arg[1] or error("usage: hash_tree.lua DIR", 0))
+if not arg[1] then
+    io.stderr:write "usage: hash_tree.lua DIR\n"
+    os.exit(2)
+end
+local paths, bytes = list_files(arg[1])
+if #paths == 0 then
+    io.stderr:write("no files in ", arg[1], "\n")
+    os.exit(1)
+end
 local io_line, io_verdict = compare(threadpool.pool "IO", "sha256", sha256, paths, bytes)
 local cpu_line, cpu_verdict = compare(threadpool.pool "CPU", "crc32", crc32, paths, bytes)
 print "pool  hash      files         bytes  serial s  pooled s  speed-up  results"

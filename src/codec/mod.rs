@@ -7,4 +7,4 @@
 mod packet;
 pub mod wire;
 
-pub use packet::{Code, Handle, Packet, label};
+pub use packet::{Bytes, Code, Handle, Packet, label};

@@ -9,15 +9,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use smallvec::SmallVec;
+
 use crate::sync::lock;
+
+/// The bytes of a packet. A typical task fits inline: one allocation serves for it and its packet.
+pub type Bytes = SmallVec<[u8; 128]>;
 
 /// An encoded list of values.
 #[derive(Default)]
 pub struct Packet {
     /// The values, in the format of [`wire`](super::wire).
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// What the bytes name by index.
-    pub handles: Vec<Handle>,
+    pub handles: SmallVec<[Handle; 1]>,
 }
 
 /// Buffers larger than this are given back to the allocator instead of being reused.
@@ -27,9 +32,20 @@ impl Packet {
     /// Empties the packet; keeps its buffers for the next use unless they have grown large.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(KEEP);
         self.handles.clear();
-        self.handles.shrink_to(KEEP / 16);
+        if self.bytes.capacity() > KEEP {
+            self.bytes = SmallVec::new();
+        }
+        if self.handles.capacity() > KEEP / 16 {
+            self.handles = SmallVec::new();
+        }
+    }
+
+    /// Bytes of memory that the packet holds beyond itself.
+    pub fn spilled(&self) -> usize {
+        let bytes = if self.bytes.spilled() { self.bytes.capacity() } else { 0 };
+        let handles = if self.handles.spilled() { self.handles.capacity() * size_of::<Handle>() } else { 0 };
+        bytes + handles
     }
 }
 
@@ -93,11 +109,12 @@ mod test {
 
     #[test]
     fn clear_keeps_small_buffers_only() {
-        let mut packet = Packet { bytes: vec![0; 100], handles: Vec::new() };
+        let mut packet = Packet::default();
+        packet.bytes.resize(1000, 0);
         packet.clear();
-        assert!(packet.bytes.is_empty() && packet.bytes.capacity() >= 100);
+        assert!(packet.bytes.is_empty() && packet.spilled() >= 1000);
         packet.bytes.resize(KEEP * 4, 0);
         packet.clear();
-        assert!(packet.bytes.capacity() <= KEEP);
+        assert_eq!(packet.spilled(), 0);
     }
 }

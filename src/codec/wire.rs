@@ -4,6 +4,8 @@
 //! is named by the offset of its tag, and the writer goes back to mark that tag as shared: so a graph
 //! without sharing costs nothing, on either side. `README.md` has the grammar.
 
+use super::Bytes;
+
 /// The first byte of every packet.
 pub const VERSION: u8 = 1;
 
@@ -78,12 +80,12 @@ type Read<T> = Result<T, Malformed>;
 
 /// Appends to a buffer that it grows fallibly.
 pub struct Writer<'a> {
-    bytes: &'a mut Vec<u8>,
+    bytes: &'a mut Bytes,
 }
 
 impl<'a> Writer<'a> {
     /// Writes after what `bytes` holds.
-    pub fn new(bytes: &'a mut Vec<u8>) -> Writer<'a> {
+    pub fn new(bytes: &'a mut Bytes) -> Writer<'a> {
         Writer { bytes }
     }
 
@@ -287,7 +289,7 @@ mod test {
 
     #[test]
     fn integers_round_trip() {
-        let mut bytes = Vec::new();
+        let mut bytes = Bytes::new();
         let all = [0, 1, -1, 63, 64, -64, -65, 1 << 31, i64::MAX, i64::MIN, i64::MIN + 1];
         for n in all {
             Writer::new(&mut bytes).integer(tag::INT, n).unwrap();
@@ -302,7 +304,7 @@ mod test {
 
     #[test]
     fn strings_and_counts_round_trip() {
-        let mut bytes = Vec::new();
+        let mut bytes = Bytes::new();
         let mut writer = Writer::new(&mut bytes);
         writer.string(tag::STR, b"a\0b").unwrap();
         let at = writer.position();
@@ -317,7 +319,7 @@ mod test {
 
     #[test]
     fn forged_lengths_are_refused() {
-        let mut bytes = Vec::new();
+        let mut bytes = Bytes::new();
         Writer::new(&mut bytes).varint(u64::MAX).unwrap();
         assert_eq!(Reader::new(&bytes).string(), Err(Malformed));
         assert_eq!(Reader::new(&[0xff; 11]).varint(), Err(Malformed));

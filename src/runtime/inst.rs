@@ -20,8 +20,9 @@ use crate::transfer::Transfer;
 
 /// How long a blocked host spins before it sleeps. See `executor::worker::SPIN`.
 const SPIN: Duration = Duration::from_micros(25);
-/// Bytes of task buffers kept for reuse.
-const KEEP: usize = 4 << 20;
+/// Bytes of tasks kept for reuse: while others are pending, and when none is.
+const KEEP: usize = 64 << 20;
+const KEEP_IDLE: usize = 4 << 20;
 
 /// What a task that is about to yield waits for.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +167,20 @@ impl Inst {
             self.free_bytes += bytes;
             self.free.push(task);
         }
+        if self.pending == 0 && self.free_bytes > KEEP_IDLE {
+            self.trim();
+        }
+    }
+
+    /// A burst is over: gives most of its memory back.
+    #[cold]
+    fn trim(&mut self) {
+        while self.free_bytes > KEEP_IDLE
+            && let Some(task) = self.free.pop()
+        {
+            self.free_bytes -= size_of_task(&task);
+        }
+        self.free.shrink_to(2 * self.free.len());
     }
 
     /// Sorts what has come into the inbox; returns how much of it nobody dispatches: outcomes that futures
@@ -312,5 +327,5 @@ impl Drop for Inst {
 }
 
 fn size_of_task(task: &Task) -> usize {
-    size_of::<Task>() + task.packet.bytes.capacity() + task.packet.handles.capacity() * 24
+    size_of::<Task>() + task.packet.spilled()
 }

@@ -13,6 +13,8 @@ use std::ffi::{c_int, c_void};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::Transfer;
+use smallvec::SmallVec;
+
 use super::functions::NoCode;
 use super::path::{self, Roots};
 use crate::codec::wire::{self, MAX_DEPTH, MAX_KEYS, OutOfMemory, Writer, tag};
@@ -45,13 +47,24 @@ pub struct Encoder {
 }
 
 struct Keys {
-    count: usize,
     slots: [(*const u8, u8); 256],
+    /// How many keys the packet has numbered, and the slots that they went to.
+    count: usize,
+    used: [u8; MAX_KEYS],
 }
 
 impl Default for Keys {
     fn default() -> Keys {
-        Keys { count: 0, slots: [(std::ptr::null(), 0); 256] }
+        Keys { slots: [(std::ptr::null(), 0); 256], count: 0, used: [0; MAX_KEYS] }
+    }
+}
+
+impl Keys {
+    fn clear(&mut self) {
+        for slot in &self.used[..self.count] {
+            self.slots[usize::from(*slot)] = (std::ptr::null(), 0);
+        }
+        self.count = 0;
     }
 }
 
@@ -112,9 +125,7 @@ impl Encoder {
         } else {
             self.seen.clear();
         }
-        if self.keys.count > 0 {
-            self.keys = Keys::default();
-        }
+        self.keys.clear();
         self.root = 0;
         self.failure = None;
     }
@@ -163,7 +174,7 @@ struct Walk<'a> {
     /// Raw: finalizers that run meanwhile may use it too.
     transfer: *mut Transfer,
     out: Writer<'a>,
-    handles: &'a mut Vec<Handle>,
+    handles: &'a mut SmallVec<[Handle; 1]>,
     encoder: &'a mut Encoder,
     kind: Roots,
     /// Stack index of the table of containers whose bodies come later.
@@ -320,10 +331,12 @@ impl Walk<'_> {
             let bytes = lua::bytes_at(self.state, index);
             let keys = &mut self.encoder.keys;
             let address = bytes.as_ptr();
-            let cached = &mut keys.slots[(address as usize >> 4).wrapping_mul(0x9e37_79b9) >> 7 & 0xff];
+            let slot = (address as usize >> 4).wrapping_mul(0x9e37_79b9) >> 7 & 0xff;
+            let cached = &mut keys.slots[slot];
             let written = if cached.1 > 0 && cached.0 == address {
                 self.out.byte(tag::KEY_REF).and_then(|()| self.out.byte(cached.1 - 1))
             } else if keys.count < MAX_KEYS && bytes.len() <= 64 {
+                keys.used[keys.count] = slot as u8;
                 keys.count += 1;
                 *cached = (address, keys.count as u8);
                 self.out.string(tag::KEY_DEF, bytes)

@@ -11,8 +11,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
+use std::hash::BuildHasherDefault;
 use std::sync::OnceLock;
 
+use super::encode::AddressHasher;
 use crate::lua::{self, lua_State};
 
 /// Kinds of names: the first byte.
@@ -25,10 +27,12 @@ pub struct Names {
     /// Registry references of values of this module's own that have names everywhere.
     own: Vec<(&'static [u8], c_int)>,
     /// Addresses of all named values: a filter before the weak table is asked.
-    addresses: HashSet<*const c_void>,
+    addresses: Addresses,
     /// Of `package.loaded` when it was last scanned.
     fingerprint: u64,
 }
+
+type Addresses = HashSet<*const c_void, BuildHasherDefault<AddressHasher>>;
 
 /// Registry references.
 #[derive(Clone, Copy)]
@@ -66,7 +70,7 @@ pub unsafe fn new_tables(state: *mut lua_State) -> Tables {
 
 impl Names {
     pub fn new(tables: Tables) -> Names {
-        Names { tables, own: Vec::new(), addresses: HashSet::new(), fingerprint: 0 }
+        Names { tables, own: Vec::new(), addresses: Addresses::default(), fingerprint: 0 }
     }
 
     /// Gives a value, by its registry reference, the same name in every state. May raise.
@@ -110,7 +114,7 @@ impl Names {
         unsafe {
             lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.tables.by_value.into());
             let by_value = lua::lua_gettop(state);
-            let addresses: *mut HashSet<*const c_void> = &mut self.addresses;
+            let addresses: *mut Addresses = &mut self.addresses;
             (*addresses).clear();
             for (name, reference) in &self.own {
                 lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*reference).into());
