@@ -27,7 +27,11 @@ pub unsafe fn raise_here(state: *mut lua_State, text: &CStr, index: c_int) -> ! 
     unsafe { raise_at(state, 1, text, index) }
 }
 
-unsafe fn raise_at(state: *mut lua_State, level: c_int, text: &CStr, index: c_int) -> ! {
+/// The same with the position of the function at `level`.
+///
+/// # Safety
+/// As for [`raise`].
+pub unsafe fn raise_at(state: *mut lua_State, level: c_int, text: &CStr, index: c_int) -> ! {
     // SAFETY: `lua_error` does not return.
     unsafe {
         lua::luaL_where(state, level);
@@ -74,11 +78,11 @@ pub unsafe fn raise_closed(state: *mut lua_State) -> ! {
 ///
 /// # Safety
 /// As for [`raise`].
-pub unsafe fn function(state: *mut lua_State, index: c_int, text: &CStr) {
+pub unsafe fn function(state: *mut lua_State, index: c_int, level: c_int, text: &CStr) {
     // SAFETY: a plain read, or a raise.
     unsafe {
         if lua::lua_type(state, index) != lua::LUA_TFUNCTION {
-            raise(state, text, index);
+            raise_at(state, level, text, index);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_int};
 use std::time::Instant;
 
-use super::{arguments, inst, pools};
+use super::{arguments, inst, inst_of, pools};
 use crate::codec::{Handle, Packet};
 use crate::error::{Code, Error, Result};
 use crate::lua::{self, lua_CFunction, lua_Integer, lua_State};
@@ -14,12 +14,14 @@ use crate::transfer::{Roots, Transfer};
 pub const FUNCTIONS: &[(&CStr, lua_CFunction)] = &[
     (c"run", run),
     (c"post", post),
+    (c"detach", detach),
     (c"complete", complete),
     (c"take", take),
     (c"sleep", sleep),
     (c"sendable", sendable),
     (c"running", running),
     (c"tls_used", tls_used),
+    (c"gc_tick", gc_tick),
 ];
 
 /// What a submit needs to know.
@@ -118,16 +120,21 @@ pub unsafe fn may_park(inst: *mut Inst, state: *mut lua_State) -> bool {
     unsafe { (*inst).current == state && lua::is_yieldable(state, (*inst).transfer.flavor()) }
 }
 
-/// Checks the pool at 1 and the function at 2, and makes room for what is pushed on top of `extra` values.
+/// Checks the pool at 1 and the function at 2, and makes room for what is pushed on top of `extra` values. A
+/// message has the position of the function at `level`: 1 is the caller of this C function, 2 its caller.
 ///
 /// # Safety
 /// As for [`arguments::raise`].
-pub unsafe fn check(state: *mut lua_State, extra: c_int) {
+pub unsafe fn check(state: *mut lua_State, extra: c_int, level: c_int) {
     // SAFETY: raises, or reads.
     unsafe {
-        pools::check(state, 1);
-        arguments::function(state, 2, c"fn must be a function");
-        lua::luaL_checkstack(state, extra + 20, c"too many arguments".as_ptr());
+        pools::check(state, 1, level);
+        arguments::function(state, 2, level, c"fn must be a function");
+        lua::luaL_checkstack(
+            state,
+            extra.saturating_mul(2).saturating_add(20),
+            c"too many arguments".as_ptr(),
+        );
     }
 }
 
@@ -138,7 +145,7 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
     unsafe {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
-        check(state, count);
+        check(state, count, 2);
         let ticket = ticket(inst, state, Kind::Caller);
         let submit = Submit { ticket, roots: Roots::Task, completes: false, with_tls: true };
         if let Err(error) = send(inst, state, count, submit) {
@@ -163,17 +170,23 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
 /// `post(pool, fn, ...)` -> true. Raises what `run` returns as an outcome.
 unsafe extern "C-unwind" fn post(state: *mut lua_State) -> c_int {
     // SAFETY: as in `run`.
+    unsafe { post_at(state, 1) }
+}
+
+/// The same for the prelude, whose caller is one level up.
+unsafe extern "C-unwind" fn detach(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `run`.
+    unsafe { post_at(state, 2) }
+}
+
+unsafe fn post_at(state: *mut lua_State, level: c_int) -> c_int {
+    // SAFETY: as in `run`.
     unsafe {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
-        check(state, count);
+        check(state, count, level);
         let ticket = ticket(inst, state, Kind::Detached);
-        send_or_raise(
-            inst,
-            state,
-            count,
-            Submit { ticket, roots: Roots::Task, completes: false, with_tls: false },
-        );
+        send_or_raise(inst, state, count, Submit::plain(ticket));
         lua::lua_pushboolean(state, 1);
     }
     1
@@ -184,8 +197,8 @@ unsafe extern "C-unwind" fn complete(state: *mut lua_State) -> c_int {
     // SAFETY: as in `run`.
     unsafe {
         let inst = inst(state);
-        check(state, 4);
-        arguments::function(state, 3, c"completion must be a function, true, false or nil");
+        check(state, 4, 2);
+        arguments::function(state, 3, 2, c"completion must be a function, true, false or nil");
         let here = lua::lua_toboolean(state, 4) != 0;
         if !here {
             lua::lua_settop(state, 3);
@@ -320,4 +333,31 @@ unsafe extern "C-unwind" fn tls_used(state: *mut lua_State) -> c_int {
     // SAFETY: a plain write.
     unsafe { (*inst(state)).tls_used = true };
     0
+}
+
+/// The finalizer of a userdata that nobody holds: Lua has been through a cycle of collection. Gives back
+/// memory of ours, too, and waits for the next one.
+unsafe extern "C-unwind" fn gc_tick(state: *mut lua_State) -> c_int {
+    // SAFETY: raises only if there is no memory for the next userdata: then this was the last tick.
+    unsafe {
+        let inst = inst_of(state);
+        if !inst.is_null() {
+            (*inst).trim();
+            push_gc_sentinel(inst, state);
+        }
+    }
+    0
+}
+
+/// Pushes the userdata whose finalizer is [`gc_tick`]. May raise.
+///
+/// # Safety
+/// Three stack slots are free.
+pub unsafe fn push_gc_sentinel(inst: *mut Inst, state: *mut lua_State) {
+    // SAFETY: one value.
+    unsafe {
+        lua::lua_newuserdata(state, 1);
+        lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.gc.into());
+        lua::lua_setmetatable(state, -2);
+    }
 }

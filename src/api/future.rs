@@ -1,10 +1,11 @@
 //! Futures: a userdata that stands for a task until its outcome is asked for, and then keeps it.
 //!
-//! The outcome is kept as Lua values in the userdata's user value, a table `{mark, count, ok, ..., traceback}`,
-//! so that every `await` returns the same objects. Until then the future is a ticket. It has no finalizer,
-//! which would cost more than the future itself: a table with weak values tells which ones still live.
+//! A single plain result is kept in the userdata itself, anything else as Lua values in its user value, a
+//! table `{count, ok, ..., traceback}`: so every `await` returns the same objects. Until then the future is
+//! a ticket. It has no finalizer, which would cost more than the future itself: a table with weak values
+//! tells which ones still live.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::time::Instant;
 
 use super::call::{self, Submit};
@@ -24,6 +25,19 @@ pub const FUNCTIONS: &[(&CStr, lua_CFunction)] = &[
 /// What the userdata holds.
 struct Future {
     ticket: u64,
+    kept: Kept,
+}
+
+/// The outcome that a future keeps. The scalars are single results.
+#[derive(Clone, Copy)]
+enum Kept {
+    Nothing,
+    Nil,
+    Boolean(bool),
+    Integer(lua_Integer),
+    Number(f64),
+    /// In the user value.
+    Table,
 }
 
 /// `submit(pool, fn, ...)` -> future.
@@ -32,10 +46,10 @@ unsafe extern "C-unwind" fn submit(state: *mut lua_State) -> c_int {
     unsafe {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
-        call::check(state, count);
+        call::check(state, count, 1);
         sweep(inst, state);
         let future = lua::lua_newuserdata(state, size_of::<Future>()).cast::<Future>();
-        future.write(Future { ticket: 0 });
+        future.write(Future { ticket: 0, kept: Kept::Nothing });
         lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.future.into());
         lua::lua_setmetatable(state, -2);
         let ticket = call::ticket(inst, state, Kind::Future);
@@ -52,8 +66,8 @@ unsafe extern "C-unwind" fn submit(state: *mut lua_State) -> c_int {
     1
 }
 
-/// The ticket of the future at index 1; raises for anything else.
-unsafe fn receiver(inst: *mut Inst, state: *mut lua_State) -> u64 {
+/// The future at index 1; raises for anything else.
+unsafe fn receiver(inst: *mut Inst, state: *mut lua_State) -> *mut Future {
     // SAFETY: the metatable tells that it is one of `submit`'s.
     unsafe {
         let future = lua::lua_touserdata(state, 1).cast::<Future>();
@@ -62,75 +76,85 @@ unsafe fn receiver(inst: *mut Inst, state: *mut lua_State) -> u64 {
             let same = lua::lua_rawequal(state, -1, -2) != 0;
             lua::lua_pop(state, 2);
             if same {
-                return (*future).ticket;
+                return future;
             }
         }
         arguments::raise(state, c"self must be a future", 1)
     }
 }
 
-/// Tells the table of an outcome from other tables.
-fn mark() -> *mut c_void {
-    static MARK: u8 = 0;
-    (&raw const MARK).cast_mut().cast()
-}
-
-/// Pushes the table of the outcome that the future keeps, if it has one; returns the number of values in
-/// it, without the traceback.
-unsafe fn push_kept(state: *mut lua_State) -> Option<c_int> {
-    // SAFETY: leaves one value, or none.
+/// Pushes the outcome that the future keeps, without the traceback; `None` if it keeps none yet. May raise.
+unsafe fn push_kept(future: *mut Future, state: *mut lua_State) -> Option<c_int> {
+    // SAFETY: the future is at index 1. Room is made for what is in its table.
     unsafe {
-        lua::lua_getuservalue(state, 1);
-        // Before anything was kept it is nil, or on 5.1 some environment: so the table has a mark.
-        if lua::lua_istable(state, -1) != 0 {
-            lua::lua_rawgeti(state, -1, 1);
-            let kept = lua::lua_touserdata(state, -1) == mark();
-            lua::lua_rawgeti(state, -2, 2);
-            let count = lua::lua_tonumber(state, -1);
-            lua::lua_pop(state, 2);
-            if kept {
-                return Some(count as c_int);
+        match (*future).kept {
+            Kept::Nothing => return None,
+            Kept::Table => {
+                lua::lua_getuservalue(state, 1);
+                let table = lua::lua_gettop(state);
+                lua::lua_rawgeti(state, table, 1);
+                let count = lua::lua_tonumber(state, -1) as c_int;
+                lua::luaL_checkstack(state, count + 4, std::ptr::null());
+                for n in 0..count {
+                    lua::lua_rawgeti(state, table, lua_Integer::from(n + 2));
+                }
+                return Some(count);
             }
+            _ => lua::lua_pushboolean(state, 1),
         }
-        lua::lua_pop(state, 1);
-        None
+        match (*future).kept {
+            Kept::Boolean(value) => lua::lua_pushboolean(state, c_int::from(value)),
+            Kept::Integer(value) => lua::lua_pushinteger(state, value),
+            Kept::Number(value) => lua::lua_pushnumber(state, value),
+            _ => lua::lua_pushnil(state),
+        }
     }
+    Some(2)
 }
 
-/// Pushes the values that the future keeps.
-unsafe fn push_values(state: *mut lua_State) -> Option<c_int> {
-    // SAFETY: room is made for the values.
+/// What the userdata itself can keep of an outcome of `count` values on top.
+unsafe fn scalar(state: *mut lua_State, count: c_int) -> Option<Kept> {
+    // SAFETY: reads the values.
     unsafe {
-        let count = push_kept(state)?;
-        let table = lua::lua_gettop(state);
-        lua::luaL_checkstack(state, count + 4, std::ptr::null());
-        for n in 0..count {
-            lua::lua_rawgeti(state, table, lua_Integer::from(n + 3));
+        if count != 2 || lua::lua_toboolean(state, -2) == 0 {
+            return None;
         }
-        Some(count)
+        match lua::lua_type(state, -1) {
+            lua::LUA_TNIL => Some(Kept::Nil),
+            lua::LUA_TBOOLEAN => Some(Kept::Boolean(lua::lua_toboolean(state, -1) != 0)),
+            lua::LUA_TNUMBER if lua::is_integer(state, -1) => {
+                Some(Kept::Integer(lua::lua_tointeger(state, -1)))
+            }
+            lua::LUA_TNUMBER => Some(Kept::Number(lua::lua_tonumber(state, -1))),
+            _ => None,
+        }
     }
 }
 
-/// Takes the outcome of an ended task, keeps it with the future, and returns how many values are pushed,
-/// the traceback not among them.
-unsafe fn keep(inst: *mut Inst, state: *mut lua_State, ticket: u64) -> c_int {
+/// Takes the outcome of an ended task, keeps it with the future, and leaves its values on the stack;
+/// returns how many, the traceback not among them.
+unsafe fn keep(inst: *mut Inst, future: *mut Future, state: *mut lua_State) -> c_int {
     // SAFETY: nothing is owned once the outcome is on the stack.
     unsafe {
+        let ticket = (*future).ticket;
         let raised = matches!((*inst).tickets.peek(ticket).map(|task| &task.outcome), Some(Outcome::Raised));
         let all = call::push_taken(inst, state, ticket);
+        if let Some(kept) = scalar(state, all) {
+            (*future).kept = kept;
+            return all;
+        }
         let count = if raised { all.min(2) } else { all };
         let first = lua::lua_gettop(state) - all + 1;
         lua::luaL_checkstack(state, 5, std::ptr::null());
-        lua::lua_createtable(state, all + 2, 0);
-        lua::lua_pushlightuserdata(state, mark());
-        lua::lua_rawseti(state, -2, 1);
+        lua::lua_createtable(state, all + 1, 0);
         lua::lua_pushinteger(state, lua_Integer::from(count));
-        lua::lua_rawseti(state, -2, 2);
+        lua::lua_rawseti(state, -2, 1);
         for n in 0..all {
             lua::lua_pushvalue(state, first + n);
-            lua::lua_rawseti(state, -2, lua_Integer::from(n + 3));
+            lua::lua_rawseti(state, -2, lua_Integer::from(n + 2));
         }
         lua::lua_setuservalue(state, 1);
+        (*future).kept = Kept::Table;
         lua::lua_settop(state, first + count - 1);
         count
     }
@@ -142,11 +166,12 @@ unsafe extern "C-unwind" fn await_(state: *mut lua_State) -> c_int {
     // SAFETY: nothing is owned here.
     unsafe {
         let inst = inst(state);
-        let ticket = receiver(inst, state);
+        let future = receiver(inst, state);
         let deadline = arguments::deadline(state, 2, c"timeout must be a number of seconds or nil");
-        if let Some(count) = push_values(state) {
+        if let Some(count) = push_kept(future, state) {
             return count;
         }
+        let ticket = (*future).ticket;
         (*inst).collect();
         if (*inst).tickets.peek(ticket).is_none() {
             let past = deadline.is_some_and(|at| at <= Instant::now());
@@ -160,7 +185,7 @@ unsafe extern "C-unwind" fn await_(state: *mut lua_State) -> c_int {
             }
         }
         (*inst).settle();
-        keep(inst, state, ticket)
+        keep(inst, future, state)
     }
 }
 
@@ -169,17 +194,18 @@ unsafe extern "C-unwind" fn future_state(state: *mut lua_State) -> c_int {
     // SAFETY: nothing is owned here.
     unsafe {
         let inst = inst(state);
-        let ticket = receiver(inst, state);
-        let text = if push_kept(state).is_some() {
-            lua::lua_rawgeti(state, -1, 3);
-            if lua::lua_toboolean(state, -1) != 0 { c"fulfilled" } else { c"rejected" }
-        } else {
-            (*inst).collect();
-            (*inst).settle();
-            match (*inst).tickets.peek(ticket).map(|task| &task.outcome) {
-                None => c"pending",
-                Some(Outcome::Returned) => c"fulfilled",
-                Some(_) => c"rejected",
+        let future = receiver(inst, state);
+        let text = match push_kept(future, state) {
+            Some(count) if lua::lua_toboolean(state, -count) != 0 => c"fulfilled",
+            Some(_) => c"rejected",
+            None => {
+                (*inst).collect();
+                (*inst).settle();
+                match (*inst).tickets.peek((*future).ticket).map(|task| &task.outcome) {
+                    None => c"pending",
+                    Some(Outcome::Returned) => c"fulfilled",
+                    Some(_) => c"rejected",
+                }
             }
         };
         lua::lua_pushliteral(state, text);
@@ -192,23 +218,25 @@ unsafe extern "C-unwind" fn future_traceback(state: *mut lua_State) -> c_int {
     // SAFETY: nothing is owned here.
     unsafe {
         let inst = inst(state);
-        let ticket = receiver(inst, state);
+        let future = receiver(inst, state);
         lua::lua_settop(state, 1);
         (*inst).collect();
         (*inst).settle();
-        if (*inst).tickets.peek(ticket).is_some() {
-            keep(inst, state, ticket);
+        if (*inst).tickets.peek((*future).ticket).is_some() {
+            keep(inst, future, state);
         }
-        match push_kept(state) {
-            Some(count) => {
-                lua::lua_rawgeti(state, -1, 3);
+        match (*future).kept {
+            Kept::Table => {
+                lua::lua_getuservalue(state, 1);
+                lua::lua_rawgeti(state, -1, 2);
                 let fulfilled = lua::lua_toboolean(state, -1) != 0;
-                lua::lua_rawgeti(state, -2, lua_Integer::from(count + 3));
+                // `false, err` and then the traceback, if there is one.
+                lua::lua_rawgeti(state, -2, 4);
                 if fulfilled {
                     lua::lua_pushnil(state);
                 }
             }
-            None => lua::lua_pushnil(state),
+            _ => lua::lua_pushnil(state),
         }
     }
     1

@@ -80,8 +80,11 @@ unsafe fn open_state(state: *mut lua_State, worker: Option<Arc<Worker>>) -> *mut
         lua::lua_setmetatable(state, slot_index);
         lua::lua_pushvalue(state, slot_index);
         lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+        if let Some(inst) = (*slot).0.as_deref_mut() {
+            call::push_gc_sentinel(inst, state);
+        }
         lua::lua_getfield(state, core, c"module".as_ptr());
-        lua::lua_insert(state, slot_index);
+        lua::lua_replace(state, slot_index);
         lua::lua_settop(state, slot_index);
         slot
     }
@@ -130,6 +133,7 @@ unsafe fn run_prelude(state: *mut lua_State, core: c_int, is_worker: bool) -> Re
             pools: reference(c"pool_objects"),
             future: reference(c"future_metatable"),
             futures: reference(c"futures"),
+            gc: reference(c"gc_metatable"),
         }
     }
 }

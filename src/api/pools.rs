@@ -14,7 +14,7 @@ pub const FUNCTIONS: &[(&CStr, lua_CFunction)] = &[
     (c"fixed", fixed),
     (c"pool", pool),
     (c"pools", pools),
-    (c"pool_field", pool_field),
+    (c"pool_index", pool_index),
     (c"pool_state", pool_state),
     (c"shutdown", shutdown),
     (c"wait_for_termination", wait_for_termination),
@@ -33,11 +33,11 @@ struct Object(Option<Arc<Pool>>);
 ///
 /// # Safety
 /// As for [`arguments::raise`].
-pub unsafe fn check(state: *mut lua_State, index: c_int) {
+pub unsafe fn check(state: *mut lua_State, index: c_int, level: c_int) {
     // SAFETY: a plain read, or a raise.
     unsafe {
         if !matches!(lua::lua_type(state, index), lua::LUA_TSTRING | lua::LUA_TNUMBER | lua::LUA_TUSERDATA) {
-            arguments::raise(state, c"pool must be a pool, a name or an id", index);
+            arguments::raise_at(state, level, c"pool must be a pool, a name or an id", index);
         }
     }
 }
@@ -181,7 +181,7 @@ unsafe extern "C-unwind" fn pool(state: *mut lua_State) -> c_int {
     // SAFETY: as in `fixed`.
     unsafe {
         let inst = inst(state);
-        check(state, 1);
+        check(state, 1, 2);
         push_pool(inst, state, || find(inst, state, 1))
     }
 }
@@ -211,16 +211,33 @@ unsafe extern "C-unwind" fn pools(state: *mut lua_State) -> c_int {
     1
 }
 
-/// `pool_field(pool, key)`: `name` and `id`.
-unsafe extern "C-unwind" fn pool_field(state: *mut lua_State) -> c_int {
+/// `__index(pool, key)`: a method, or `name` or `id`. The methods are the second upvalue.
+unsafe extern "C-unwind" fn index(state: *mut lua_State) -> c_int {
     // SAFETY: the name is borrowed from the pool, which the userdata keeps.
     unsafe {
+        lua::lua_pushvalue(state, 2);
+        lua::lua_rawget(state, lua::lua_upvalueindex(2));
+        if lua::lua_isnil(state, -1) == 0 {
+            return 1;
+        }
         let pool = receiver(inst(state), state);
         match lua::bytes_at(state, 2) {
             b"name" => lua::push_bytes(state, pool.options.name.as_bytes()),
             b"id" => lua::lua_pushinteger(state, lua_Integer::from(pool.id as i32)),
             _ => lua::lua_pushnil(state),
         }
+    }
+    1
+}
+
+/// `pool_index(methods)` -> the `__index` of pool objects.
+unsafe extern "C-unwind" fn pool_index(state: *mut lua_State) -> c_int {
+    // SAFETY: one closure with the slot and the methods.
+    unsafe {
+        lua::lua_settop(state, 1);
+        lua::lua_pushvalue(state, lua::lua_upvalueindex(1));
+        lua::lua_insert(state, 1);
+        lua::lua_pushcclosure(state, index, 2);
     }
     1
 }

@@ -168,11 +168,13 @@ for name, value in pairs(modes) do
   threadpool.core[name] = value
 end
 
+local detach = core.detach
+
 function threadpool.runInPool(pool, fn, completion, mode)
   if completion == nil or completion == false then
     return settle(run(pool, fn))
   elseif completion == true then
-    core.post(pool, fn)
+    detach(pool, fn)
   else
     core.complete(pool, fn, completion, mode == modes.ECTP_COMPLETE_CALLBACK_SCHED)
   end
@@ -192,13 +194,8 @@ function pool_methods:run(fn, ...)
   return settle(run(self, fn, ...))
 end
 
-function pool_methods:post(fn, ...)
-  return core.post(self, fn, ...)
-end
-
-function pool_methods:submit(fn, ...)
-  return core.submit(self, fn, ...)
-end
+pool_methods.post = core.post
+pool_methods.submit = core.submit
 
 function pool_methods:shutdown()
   return core.shutdown(self)
@@ -224,17 +221,10 @@ function pool_methods:is_shutdown()
   return core.pool_state(self) == "shut down"
 end
 
-local pool_field = core.pool_field
 core.pool_objects = setmetatable({}, { __mode = "v" })
 core.pool_metatable = {
   __name = "threadpool.pool",
-  __index = function(self, key)
-    local method = pool_methods[key]
-    if method ~= nil then
-      return method
-    end
-    return pool_field(self, key)
-  end,
+  __index = core.pool_index(pool_methods),
   __tostring = function(self)
     return ("pool '%s' (%d)"):format(self.name, self.id)
   end,
@@ -263,6 +253,7 @@ threadpool.processor_count = core.processor_count
 -- Futures.
 
 core.futures = setmetatable({}, { __mode = "v" })
+core.gc_metatable = { __gc = core.gc_tick }
 local future_methods = {}
 local await, parked = core.await, 0
 

@@ -20,7 +20,7 @@ use crate::transfer::Transfer;
 
 /// How long a blocked host spins before it sleeps. See `executor::worker::SPIN`.
 const SPIN: Duration = Duration::from_micros(25);
-/// Bytes of tasks kept for reuse: while others are pending, and when none is.
+/// Bytes of tasks kept for reuse: between two collections of Lua's, and after one.
 const KEEP: usize = 64 << 20;
 const KEEP_IDLE: usize = 4 << 20;
 
@@ -54,6 +54,8 @@ pub struct References {
     pub future: c_int,
     /// Slot of a ticket to future, weak values.
     pub futures: c_int,
+    /// The metatable of the userdata whose collection tells that Lua collects.
+    pub gc: c_int,
     /// `merge(tls)`: takes changes of a task's `_TLS` back.
     pub merge: c_int,
 }
@@ -167,15 +169,12 @@ impl Inst {
             self.free_bytes += bytes;
             self.free.push(task);
         }
-        if self.pending == 0 && self.free_bytes > KEEP_IDLE {
-            self.trim();
-        }
     }
 
-    /// A burst is over: gives most of its memory back.
-    #[cold]
-    fn trim(&mut self) {
-        while self.free_bytes > KEEP_IDLE
+    /// Gives back most of the memory that a burst of tasks took, if that is over.
+    pub fn trim(&mut self) {
+        while self.pending == 0
+            && self.free_bytes > KEEP_IDLE
             && let Some(task) = self.free.pop()
         {
             self.free_bytes -= size_of_task(&task);

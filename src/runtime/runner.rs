@@ -379,13 +379,14 @@ impl Runner {
         let main = self.main;
         // SAFETY: the values are on top of the coroutine's stack; room is made in a protected call.
         unsafe {
-            if count > 100 {
+            if count > 40 {
+                let room = count.saturating_mul(2).saturating_add(20);
                 let status = self.inst().protect.call(main, 0, |state| {
-                    lua::luaL_checkstack(state, count + 20, ptr::null());
+                    lua::luaL_checkstack(state, room, ptr::null());
                     0
                 });
                 // The room stays when the call is over only if it is asked for here too.
-                if status != lua::LUA_OK || lua::lua_checkstack(main, count + 20) == 0 {
+                if status != lua::LUA_OK || lua::lua_checkstack(main, room) == 0 {
                     lua::lua_settop(main, 0);
                     return Err(Error::new(Code::Memory, "too many results for the Lua stack"));
                 }

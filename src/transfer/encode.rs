@@ -44,6 +44,8 @@ pub struct Encoder {
     /// Root that is being written, from 0.
     root: usize,
     failure: Option<Error>,
+    /// New modules were found after a table was written: the packet has to be begun again.
+    pub restart: bool,
 }
 
 struct Keys {
@@ -128,6 +130,7 @@ impl Encoder {
         self.keys.clear();
         self.root = 0;
         self.failure = None;
+        self.restart = false;
     }
 
     /// Why the last encode failed.
@@ -163,6 +166,7 @@ pub unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
             later_count: 0,
             room: lua::lua_gettop(state) + lua::LUA_MINSTACK - 4,
             names_current: false,
+            wrote_table: false,
         };
         job.done = walk.all(roots).is_ok();
     }
@@ -184,6 +188,8 @@ struct Walk<'a> {
     room: c_int,
     /// Whether the names were compared with `package.loaded` in this packet.
     names_current: bool,
+    /// Whether any table was written with its contents.
+    wrote_table: bool,
 }
 
 impl Walk<'_> {
@@ -412,15 +418,28 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Writes a container by its name, if it has one.
-    unsafe fn by_name(&mut self, index: c_int) -> Result<bool, Stop> {
+    /// Makes sure that all modules that are loaded now have their names. If any is new, a table that was
+    /// written already may be one: then the packet is begun again.
+    unsafe fn update_names(&mut self) -> Step {
+        if self.names_current {
+            return Ok(());
+        }
+        self.names_current = true;
+        // SAFETY: there is room for the scan.
+        let changed = unsafe { (*self.transfer).names.refresh(self.state) };
+        if changed && self.wrote_table { self.again_from_start() } else { Ok(()) }
+    }
+
+    fn again_from_start(&mut self) -> Step {
+        self.encoder.restart = true;
+        Err(Stop)
+    }
+
+    /// Writes a value by its name, if it has one; see [`Names`](super::names::Names) for `data`.
+    unsafe fn by_name(&mut self, index: c_int, data: bool) -> Result<bool, Stop> {
         // SAFETY: the name stays on the stack while it is written.
         unsafe {
-            if !self.names_current {
-                self.names_current = true;
-                (*self.transfer).names.refresh(self.state);
-            }
-            if !(*self.transfer).names.push_name(self.state, index) {
+            if !(*self.transfer).names.push_name(self.state, index, data) {
                 return Ok(false);
             }
             let written = self.out.string(tag::NAME, lua::bytes_at(self.state, -1));
@@ -463,11 +482,23 @@ impl Walk<'_> {
                 self.wrote_tag(tag::GLOBALS)?;
                 return Ok(false);
             }
-            if self.again(address)? || self.by_name(index)? {
+            if self.again(address)? {
                 return Ok(false);
             }
+            let captured = self.in_function();
+            let has_meta = lua::lua_getmetatable(state, index) != 0;
+            if has_meta {
+                lua::lua_pop(state, 1);
+            }
+            if captured || has_meta {
+                self.update_names()?;
+            }
+            if self.by_name(index, captured)? {
+                return Ok(false);
+            }
+            self.wrote_table = true;
             self.see(address)?;
-            let meta = self.meta(index)?;
+            let meta = if has_meta { self.meta(index)? } else { Meta::None };
             let kind = tag::TABLE | if meta == Meta::Due { tag::META } else { 0 };
             if self.encoder.frames.len() >= MAX_DEPTH {
                 self.wrote_tag(kind | tag::LATER)?;
@@ -491,13 +522,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What is to be done about the metatable of the table on top.
+    /// What is to be done about the metatable of the table on top, which has one.
     unsafe fn meta(&mut self, index: c_int) -> Result<Meta, Stop> {
         // SAFETY: balanced.
         unsafe {
-            if lua::lua_getmetatable(self.state, index) == 0 {
-                return Ok(Meta::None);
-            }
+            lua::lua_getmetatable(self.state, index);
             lua::lua_pushliteral(self.state, c"__gc");
             lua::lua_rawget(self.state, -2);
             let finalized = !lua::HAS_FENV && lua::lua_isnil(self.state, -1) == 0;
@@ -519,11 +548,16 @@ impl Walk<'_> {
             if self.again(address)? {
                 return Ok(false);
             }
-            if lua::lua_iscfunction(state, index) != 0 {
-                return if self.by_name(index)? { Ok(false) } else { self.foreign(index) };
-            }
-            if !(*self.transfer).sent.knows(state, index) && self.by_name(index)? {
-                return Ok(false);
+            let in_table = self.wrote_table && !self.in_function();
+            let native = lua::lua_iscfunction(state, index) != 0;
+            if native || in_table || !(*self.transfer).sent.knows(state, index) {
+                self.update_names()?;
+                if self.by_name(index, true)? {
+                    return Ok(false);
+                }
+                if native {
+                    return self.foreign(index);
+                }
             }
             let code = match (*self.transfer).sent.code(state, index) {
                 Ok(code) => code,
@@ -624,12 +658,13 @@ impl Walk<'_> {
         unsafe {
             let kind = lua::lua_type(self.state, index);
             if kind == lua::LUA_TUSERDATA || kind == lua::LUA_TFUNCTION {
-                if self.by_name(index)? {
+                self.update_names()?;
+                if self.by_name(index, true)? {
                     return Ok(false);
                 }
                 // A module may have got it after the last scan.
                 (*self.transfer).names.scan(self.state);
-                if self.by_name(index)? {
+                if self.by_name(index, true)? {
                     return Ok(false);
                 }
             }
@@ -640,6 +675,11 @@ impl Walk<'_> {
                 _ => "cdata cannot be sent",
             })
         }
+    }
+
+    /// Whether the value that is being written is an upvalue.
+    fn in_function(&self) -> bool {
+        matches!(self.encoder.frames.last(), Some(Frame { kind: Kind::Function { .. }, .. }))
     }
 
     fn wrote(&mut self, written: Result<(), OutOfMemory>) -> Step {

@@ -92,7 +92,7 @@ impl Transfer {
     /// the same transfer.
     ///
     /// # Safety
-    /// `state` is the running thread of this transfer's state, with five stack slots free.
+    /// `state` is a thread of this transfer's state that may run, with `count` + 5 stack slots free.
     pub unsafe fn encode(
         this: *mut Transfer,
         state: *mut lua_State,
@@ -102,16 +102,29 @@ impl Transfer {
     ) -> Result<()> {
         // SAFETY: borrowed for this statement only, as everywhere here.
         let mut encoder = unsafe { (*this).encoder.take().unwrap_or_default() };
-        packet.clear();
-        let mut job = encode::Job { transfer: this, encoder: &mut encoder, packet, roots, done: false };
-        let job: *mut encode::Job = &mut job;
-        // SAFETY: the C function, its job and the values are the whole call; the job outlives it.
+        // SAFETY: the C function, its job and the values are the whole call; the job outlives it. The values
+        // stay until the end, for the case that it has to begin again.
         let done = unsafe {
-            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*this).encode.into());
-            lua::lua_pushlightuserdata(state, job.cast());
-            rotate_under(state, count);
-            let status = lua::lua_pcall(state, count + 1, 0, 0);
-            if status != lua::LUA_OK { Err(caught(state, status)) } else { Ok((*job).done) }
+            loop {
+                packet.clear();
+                let mut job =
+                    encode::Job { transfer: this, encoder: &mut encoder, packet, roots, done: false };
+                let job: *mut encode::Job = &mut job;
+                lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*this).encode.into());
+                lua::lua_pushlightuserdata(state, job.cast());
+                if (*job).encoder.restart {
+                    (*job).encoder.clear();
+                }
+                for _ in 0..count {
+                    lua::lua_pushvalue(state, -(count + 2));
+                }
+                let status = lua::lua_pcall(state, count + 1, 0, 0);
+                let done = if status != lua::LUA_OK { Err(caught(state, status)) } else { Ok((*job).done) };
+                if !(*job).encoder.restart {
+                    lua::lua_pop(state, count);
+                    break done;
+                }
+            }
         };
         let result = match done {
             Ok(true) => Ok(()),
@@ -183,15 +196,6 @@ impl Transfer {
     /// The task whose function has this code id has ended: the loaded function may be used again.
     pub fn release(&mut self, code: u64) {
         self.loaded.release(code);
-    }
-}
-
-/// Moves the two topmost values, in their order, under the `count` values below them.
-unsafe fn rotate_under(state: *mut lua_State, count: c_int) {
-    // SAFETY: the caller has pushed that many.
-    unsafe {
-        lua::lua_insert(state, -(count + 2));
-        lua::lua_insert(state, -(count + 2));
     }
 }
 

@@ -8,6 +8,10 @@
 //! The names of a state are collected by a scan of `package.loaded`, again whenever that has changed. A scan
 //! finds values by their address; a hit is confirmed in a table with weak keys, so that an address which
 //! was used again never lies.
+//!
+//! To see whether `package.loaded` has changed takes a walk through it, too much for every table of every
+//! packet. So a table counts as a module's only if it has a metatable or a function in it, or is captured
+//! as an upvalue: a module that is mere data, given as an argument, is copied like any data.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{c_int, c_void};
@@ -26,8 +30,10 @@ pub struct Names {
     tables: Tables,
     /// Registry references of values of this module's own that have names everywhere.
     own: Vec<(&'static [u8], c_int)>,
-    /// Addresses of all named values: a filter before the weak table is asked.
-    addresses: Addresses,
+    /// Addresses of named values, a filter before the weak table is asked: first those that are not mere
+    /// data, then all.
+    live: Addresses,
+    all: Addresses,
     /// Of `package.loaded` when it was last scanned.
     fingerprint: u64,
 }
@@ -70,7 +76,13 @@ pub unsafe fn new_tables(state: *mut lua_State) -> Tables {
 
 impl Names {
     pub fn new(tables: Tables) -> Names {
-        Names { tables, own: Vec::new(), addresses: Addresses::default(), fingerprint: 0 }
+        Names {
+            tables,
+            own: Vec::new(),
+            live: Addresses::default(),
+            all: Addresses::default(),
+            fingerprint: 0,
+        }
     }
 
     /// Gives a value, by its registry reference, the same name in every state. May raise.
@@ -89,18 +101,20 @@ impl Names {
         self.own.push((name, reference));
     }
 
-    /// Looks whether `package.loaded` has changed, and if so scans it again. May raise.
+    /// Looks whether `package.loaded` has changed, and if so scans it again: then `true`. May raise.
     ///
     /// # Safety
     /// Ten stack slots are free.
-    pub unsafe fn refresh(&mut self, state: *mut lua_State) {
+    pub unsafe fn refresh(&mut self, state: *mut lua_State) -> bool {
         // SAFETY: balanced.
         unsafe {
             let now = fingerprint(state);
-            if now != self.fingerprint {
+            let changed = now != self.fingerprint;
+            if changed {
                 self.scan(state);
                 self.fingerprint = now;
             }
+            changed
         }
     }
 
@@ -114,15 +128,26 @@ impl Names {
         unsafe {
             lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.tables.by_value.into());
             let by_value = lua::lua_gettop(state);
-            let addresses: *mut Addresses = &mut self.addresses;
-            (*addresses).clear();
+            let (live, all): (*mut Addresses, *mut Addresses) = (&mut self.live, &mut self.all);
+            (*live).clear();
+            (*all).clear();
+            let name_it = |state, kind: u8, name: &[u8]| {
+                let address = lua::lua_topointer(state, -1);
+                if (*all).insert(address) {
+                    if !is_mere_data(state) {
+                        (*live).insert(address);
+                    }
+                    lua::lua_pushvalue(state, -1);
+                    lua::push_bytes(state, &[kind]);
+                    lua::push_bytes(state, name);
+                    lua::lua_concat(state, 2);
+                    lua::lua_rawset(state, by_value);
+                }
+            };
             for (name, reference) in &self.own {
                 lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*reference).into());
-                (*addresses).insert(lua::lua_topointer(state, -1));
-                lua::push_bytes(state, &[STANDARD]);
-                lua::push_bytes(state, name);
-                lua::lua_concat(state, 2);
-                lua::lua_rawset(state, by_value);
+                name_it(state, STANDARD, name);
+                lua::lua_pop(state, 1);
             }
             each_value(state, |state, name| {
                 let kind = match fresh.get(name.bytes()) {
@@ -131,27 +156,23 @@ impl Names {
                     _ if name.is_standard(fresh) => return,
                     _ => MODULE,
                 };
-                if (*addresses).insert(lua::lua_topointer(state, -1)) {
-                    lua::lua_pushvalue(state, -1);
-                    lua::push_bytes(state, &[kind]);
-                    lua::push_bytes(state, name.bytes());
-                    lua::lua_concat(state, 2);
-                    lua::lua_rawset(state, by_value);
-                }
+                name_it(state, kind, name.bytes());
             });
             lua::lua_pop(state, 1);
         }
     }
 
-    /// Pushes the name of the value at `index`, a string, if it has one. Raises nothing.
+    /// Pushes the name of the value at `index`, a string, if it has one; of tables that are mere data only
+    /// with `data`. Raises nothing.
     ///
     /// # Safety
     /// Two stack slots are free and the index is absolute.
     #[inline]
-    pub unsafe fn push_name(&self, state: *mut lua_State, index: c_int) -> bool {
+    pub unsafe fn push_name(&self, state: *mut lua_State, index: c_int, data: bool) -> bool {
         // SAFETY: leaves one value, or none.
         unsafe {
-            if !self.addresses.contains(&lua::lua_topointer(state, index)) {
+            let known = if data { &self.all } else { &self.live };
+            if !known.contains(&lua::lua_topointer(state, index)) {
                 return false;
             }
             lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.tables.by_value.into());
@@ -286,6 +307,30 @@ impl Name {
 
     fn is_standard(&self, fresh: &Fresh) -> bool {
         fresh.contains_key(&self.buffer[..self.module])
+    }
+}
+
+/// Whether the value on top is a table with neither a metatable nor a function in it. Never raises.
+unsafe fn is_mere_data(state: *mut lua_State) -> bool {
+    // SAFETY: balanced; the table is not changed meanwhile.
+    unsafe {
+        if lua::lua_type(state, -1) != lua::LUA_TTABLE {
+            return false;
+        }
+        if lua::lua_getmetatable(state, -1) != 0 {
+            lua::lua_pop(state, 1);
+            return false;
+        }
+        lua::lua_pushnil(state);
+        while lua::lua_next(state, -2) != 0 {
+            let function = lua::lua_type(state, -1) == lua::LUA_TFUNCTION;
+            lua::lua_pop(state, 1);
+            if function {
+                lua::lua_pop(state, 1);
+                return false;
+            }
+        }
+        true
     }
 }
 
