@@ -9,11 +9,8 @@
 
 local core, is_worker = ...
 
-local type, next, rawget, rawset, setmetatable, tostring, select =
-  type, next, rawget, rawset, setmetatable, tostring, select
-local yield, pcall, pairs = coroutine.yield, pcall, pairs
-local unpack = table.unpack or unpack
-local concat = table.concat
+local type, next, pairs, setmetatable, tostring, select = type, next, pairs, setmetatable, tostring, select
+local error, pcall, yield, concat = error, pcall, coroutine.yield, table.concat
 local stderr, stdout = io and io.stderr, io and io.stdout
 
 local threadpool = {}
@@ -306,10 +303,11 @@ threadpool.pending = core.pending
 -- Globals of workers, and of no other state.
 
 if is_worker then
-  _TLS, _OSTLS = threadpool._TLS, threadpool._OSTLS
+  local globals = _G
+  globals._TLS, globals._OSTLS = threadpool._TLS, threadpool._OSTLS
 
   -- One write for the whole line, so that lines of several workers do not mix.
-  function print(...)
+  function globals.print(...)
     local line = { ... }
     local n = select("#", ...)
     for i = 1, n do

@@ -322,7 +322,7 @@ impl Walk<'_> {
             let key = lua::lua_tonumber(self.state, -2);
             let next = f64::from(array) + 1.0;
             let limit = next + f64::from(array.min(1 << 20)) + 4.0;
-            (key >= next && key <= limit && key.fract() == 0.0).then(|| (key - next) as u32)
+            (key >= next && key <= limit && key.fract() == 0.0).then_some((key - next) as u32)
         }
     }
 
