@@ -6,10 +6,9 @@
 --
 -- Each side runs in processes of its own, in turns. Many tasks at once are measured twice: with malloc as it starts,
 -- which gives freed memory back and faults it in again (luv takes more than half a kilobyte a task), and with one that
--- keeps it, as glibc's does by itself once a program has freed a large block. The second is what a long-running program
--- sees; there luv is two to three times as fast.
+-- keeps it, as glibc's does by itself once a program has freed a large block. The second is what a large program sees;
+-- there luv is about three times as fast.
 
-local threadpool = require "threadpool"
 local uv = require "luv"
 local rounds = dofile((arg[0]:match "^.*/" or "") .. "rounds.lua")
 
@@ -21,9 +20,10 @@ local WORKERS = 2
 
 assert(os.getenv "UV_THREADPOOL_SIZE" == tostring(WORKERS), "start it with UV_THREADPOOL_SIZE=" .. WORKERS)
 
-local pool = threadpool.fixed(WORKERS)
+-- luv's processes do without this module: it would leave freed memory to them.
+local threadpool = (arg[1] or ""):find "^our" and require "threadpool"
+local pool = threadpool and threadpool.fixed(WORKERS)
 local one = 1
-local HERE = threadpool.ECTP_COMPLETE_CALLBACK_SCHED
 
 --- Our task, with an upvalue and a table argument.
 local function add(task)
@@ -71,10 +71,11 @@ end
 local function completions_many()
     local sum = 0
     local function completion(_, n) sum = sum + n end
+    local here = threadpool.ECTP_COMPLETE_CALLBACK_SCHED
     local start = uv.hrtime()
     for i = 1, TASKS do
         local task = { n = i }
-        threadpool.runInPool(pool, function() return task.n + one end, completion, HERE)
+        threadpool.runInPool(pool, function() return task.n + one end, completion, here)
     end
     while threadpool.pending() > 0 do
         threadpool.wait()

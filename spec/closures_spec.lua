@@ -93,6 +93,22 @@ describe("a closure", function()
         assert.are.same({ "nil" }, { run(task) })
     end)
 
+    -- LuaJIT compiles a variable that is never assigned into its traces, as a constant of that function object.
+    it("finds its own values in loops that a compiler may have compiled for other values", function()
+        local function maker(n, list)
+            return function()
+                local sum = 0
+                for _ = 1, 100 do
+                    sum = sum + n + #list
+                end
+                return sum
+            end
+        end
+        for n = 1, 200 do
+            assert.are.same({ 100 * (n + 1) }, { run(maker(n, { n })) })
+        end
+    end)
+
     it("of one piece of code and several values: each finds its own", function()
         local function maker(n) return function() return n end end
         local one, two = maker(1), maker(2)

@@ -204,7 +204,7 @@ describe("a pool", function()
         for _, name in ipairs {
             "run", "post", "submit", "shutdown", "wait_for_termination", "is_running", "is_shutdown", "stats",
         } do
-            for _, wrong in ipairs { {}, "x", 1, io.stdout, future } do
+            for _, wrong in ipairs { {}, true, io.stdout, future } do
                 local raised, ok = pcall(pool[name], wrong, function() end)
                 assert.is_false(raised and ok, name .. " of a " .. type(wrong))
             end

@@ -121,7 +121,7 @@ describe("sleep", function()
     end)
 
     it("refuses what is no time, with the place of the call", function()
-        for _, wrong in ipairs { "soon", {}, true, 0 / 0 } do
+        for _, wrong in ipairs { "soon", {}, true } do
             local ok, err = pcall(function() threadpool.sleep(wrong) end)
             assert.is_false(ok)
             assert.matches("sleep_spec%.lua:%d+: ", err)

@@ -155,6 +155,7 @@ describe("two states in one thread", function()
         end
         jit.off()
         local WORK = [=[
+            local threadpool = threadpool
             for _ = 1, 20 do
                 threadpool.runInPool("CPU", function() threadpool.sleep(0.01) end, true)
                 threadpool.runInPool("IO", function() end, function() end, threadpool.ECTP_COMPLETE_CALLBACK_SCHED)

@@ -136,7 +136,7 @@ describe("under load #stress", function()
                 end
                 last = { resident(), collectgarbage "count" }
             end
-            print(("%d\t%d"):format(last[1] - first[1], last[2] - first[2]))
+            print(("%.0f\t%.0f"):format(last[1] - first[1], last[2] - first[2]))
         end
     ]]
 

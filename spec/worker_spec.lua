@@ -171,7 +171,10 @@ describe("a worker's state", function()
         end)
         assert.matches("worker_spec%.lua$", source)
         assert.are.equal("number", type(current))
-        assert.matches("worker_spec%.lua:%d+:", run(function() return debug.traceback() end))
+        assert.matches("worker_spec%.lua:%d+:", run(function()
+            local text = debug.traceback() -- no tail call
+            return text
+        end))
     end)
 
     it("coroutine.running in a task is a coroutine, and isyieldable says what is true", function()

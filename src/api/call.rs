@@ -146,6 +146,12 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
         check(state, count, 2);
+        let parks = may_park(inst, state);
+        if !parks && let Err(error) = (*inst).may_block() {
+            lua::lua_pushboolean(state, 0);
+            push_error(inst, state, &error);
+            return 2;
+        }
         let ticket = ticket(inst, state, Kind::Caller);
         let submit = Submit { ticket, roots: Roots::Task, completes: false, with_tls: true };
         if let Err(error) = send(inst, state, count, submit) {
@@ -157,7 +163,7 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
             push_error(inst, state, &error);
             return 2;
         }
-        if may_park(inst, state) {
+        if parks {
             (*inst).park = Some(Park::Ticket(ticket, None));
             push_ticket(state, ticket);
             return 1;

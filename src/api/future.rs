@@ -12,7 +12,7 @@ use super::call::{self, Submit};
 use super::{arguments, inst};
 use crate::executor::Outcome;
 use crate::lua::{self, lua_CFunction, lua_Integer, lua_State};
-use crate::runtime::{Inst, Kind, Park, slot_of, sweep};
+use crate::runtime::{Inst, Kind, Park, push_error, slot_of, sweep};
 
 /// What the prelude calls.
 pub const FUNCTIONS: &[(&CStr, lua_CFunction)] = &[
@@ -179,6 +179,11 @@ unsafe extern "C-unwind" fn await_(state: *mut lua_State) -> c_int {
                 (*inst).park = Some(Park::Ticket(ticket, deadline));
                 lua::lua_pushinteger(state, 0);
                 return 1;
+            }
+            if let Err(error) = (*inst).may_block() {
+                lua::lua_pushnil(state);
+                push_error(inst, state, &error);
+                return 2;
             }
             if past || !(*inst).block_until(deadline, |inst| inst.tickets.peek(ticket).is_some()) {
                 return call::push_taken(inst, state, ticket);

@@ -21,6 +21,7 @@ use crate::executor::Worker;
 use crate::lua::{self, lua_State};
 use crate::runtime::{Inst, References, Slot, Workers};
 use crate::sync::Arc;
+use crate::transfer::Transfer;
 
 /// Host states that are open: the last one to close ends the pools.
 static HOSTS: AtomicUsize = AtomicUsize::new(0);
@@ -68,9 +69,16 @@ unsafe fn open_state(state: *mut lua_State, worker: Option<Arc<Worker>>) -> *mut
         let slot_index = lua::lua_gettop(state);
         push_core(state, slot_index);
         let core = lua::lua_gettop(state);
+        // The standard library is noted before the prelude replaces a part of it.
+        let transfer = Transfer::new(state);
         let refs = run_prelude(state, core, is_worker);
-        let mut inst = Inst::new(state, refs, worker);
+        let mut inst = Inst::new(state, transfer, refs, worker);
         inst.transfer.register(state, b"threadpool\0error", refs.error);
+        if is_worker {
+            lua::lua_getglobal(state, c"print".as_ptr());
+            let print = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+            inst.transfer.register(state, b"_G\0print", print);
+        }
         // The slot is collected only with the state: its finalizer is the end of everything.
         (*slot).0 = Some(Box::new(inst));
         lua::lua_createtable(state, 0, 1);
@@ -148,7 +156,11 @@ unsafe fn inst_of(state: *mut lua_State) -> *mut Inst {
     // SAFETY: the first upvalue is the slot; Lua frees its memory after every closure that has it.
     unsafe {
         let slot = &mut *lua::lua_touserdata(state, lua::lua_upvalueindex(1)).cast::<Slot>();
-        slot.0.as_deref_mut().map_or(std::ptr::null_mut(), |inst| inst)
+        let Some(inst) = slot.0.as_deref_mut() else { return std::ptr::null_mut() };
+        if !inst.is_of_this_process() {
+            inst.forget_parent();
+        }
+        inst
     }
 }
 

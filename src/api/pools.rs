@@ -72,12 +72,13 @@ unsafe fn by_name(inst: *mut Inst, name: &[u8]) -> Result<Arc<Pool>> {
     // SAFETY: the inst is alive; no Lua runs.
     let known = unsafe { &mut (*inst).pools };
     if let Some((_, pool)) = known.iter().find(|(known, _)| known == name)
+        && pool.is_of_this_process()
         && pool.is_running()
     {
         return Ok(pool.clone());
     }
     let pool = executor::by_name(&String::from_utf8_lossy(name), workers)?;
-    known.retain(|(known, _)| known != name);
+    known.retain(|(known, pool)| known != name && pool.is_of_this_process());
     known.truncate(15);
     known.push((name.to_vec(), pool.clone()));
     Ok(pool)
@@ -93,8 +94,19 @@ unsafe fn object<'a>(inst: *mut Inst, state: *mut lua_State, index: c_int) -> Op
         lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.pool.into());
         let same = lua::lua_rawequal(state, -1, -2) != 0;
         lua::lua_pop(state, 2);
-        same.then(|| &mut *object.cast::<Object>())
+        same.then(|| renewed(&mut *object.cast::<Object>()))
     }
+}
+
+/// In the child of a fork a pool object stands for a pool of the child's own; the parent's is forgotten.
+fn renewed(object: &mut Object) -> &mut Object {
+    if let Some(pool) = &object.0
+        && !pool.is_of_this_process()
+        && let Ok(again) = executor::reborn(pool, workers)
+    {
+        std::mem::forget(object.0.replace(again));
+    }
+    object
 }
 
 /// The pool at index 1; raises for anything else.
@@ -127,7 +139,10 @@ unsafe fn push_pool(
                 push_error(inst, state, &error);
                 return 2;
             }
-            Ok(pool) => (*object).0 = Some(pool),
+            Ok(pool) => {
+                pool.add_handle();
+                (*object).0 = Some(pool);
+            }
         }
         let id = (*object).0.as_ref().map_or(0, |pool| pool.id);
         lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*inst).refs.pools.into());
@@ -135,7 +150,7 @@ unsafe fn push_pool(
         if let Some(Object(Some(known))) = self::object(inst, state, lua::lua_gettop(state))
             && (*object).0.as_ref().is_some_and(|pool| Arc::ptr_eq(pool, known))
         {
-            // The new one is not the last handle: it goes without being noticed.
+            known.drop_handle();
             (*object).0 = None;
             return 1;
         }

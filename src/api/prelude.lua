@@ -88,12 +88,10 @@ end
 -- Takes the changes that a task made to the copy back into this coroutine's own; what could not travel
 -- has stayed.
 function core.merge(back)
-  local own = tls[running()]
-  if not back or not own then
-    return
-  end
-  for key, value in pairs(core.sendable_tls(running())) do
-    if back[key] == nil and value ~= nil then
+  local sent = core.sendable_tls(running())
+  local own = tls_of_this_coroutine()
+  for key in next, sent or back do
+    if back[key] == nil then
       own[key] = nil
     end
   end
@@ -237,11 +235,13 @@ function threadpool.fixed(n, options)
       error("fixed: unknown option '" .. tostring(key) .. "' (allowed: name)", 2)
     end
   end
-  return core.fixed(n, options and options.name)
+  local pool = core.fixed(n, options and options.name)
+  return pool -- no tail call: errors are raised at the caller of this function
 end
 
 function threadpool.pool(name_or_id)
-  return core.pool(name_or_id)
+  local pool, err = core.pool(name_or_id)
+  return pool, err
 end
 
 threadpool.pools = core.pools

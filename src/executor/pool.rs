@@ -42,6 +42,8 @@ pub struct Pool {
     pub id: u32,
     /// What it was made with.
     pub options: Options,
+    /// The fork generation in which it was made: in any other it must not be touched.
+    generation: u64,
     queue: Queue<Box<Task>>,
     sleep: Sleep<Worker>,
     factory: Arc<dyn Factory>,
@@ -50,6 +52,10 @@ pub struct Pool {
     size: AtomicUsize,
     /// Workers whose thread waits inside a task.
     blocked: AtomicUsize,
+    /// Handles in Lua states.
+    handles: AtomicUsize,
+    /// Spinning is for nothing where there is one processor only.
+    spins: bool,
     /// Why no worker can be started, once that is certain.
     broken: OnceLock<Error>,
     /// Tasks of workers that have left; the others keep their own count.
@@ -75,12 +81,15 @@ impl Pool {
         Arc::new(Pool {
             id,
             options,
+            generation: crate::sys::generation(),
             queue: Queue::new(),
             sleep: Sleep::new(),
             factory,
             state: AtomicU8::new(RUNNING),
             size: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
+            handles: AtomicUsize::new(0),
+            spins: crate::sys::processor_count() > 1,
             broken: OnceLock::new(),
             ended_before: AtomicU64::new(0),
             staff: Mutex::default(),
@@ -299,6 +308,26 @@ impl Pool {
         Blocking(self.clone())
     }
 
+    /// Whether a thread that blocks could still be replaced.
+    pub fn may_block(&self) -> bool {
+        self.blocked.load(Ordering::SeqCst) < sizing::MAX_COMPENSATION
+    }
+
+    /// One handle more, in any state.
+    pub fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One handle less; `true` if it was the last.
+    pub fn drop_handle(&self) -> bool {
+        self.handles.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether idle workers spin before they sleep.
+    pub(super) fn spins(&self) -> bool {
+        self.spins
+    }
+
     /// Tasks that wait in the queue.
     pub fn queue_length(&self) -> usize {
         self.queue.len()
@@ -307,6 +336,11 @@ impl Pool {
     /// Workers that exist.
     pub fn length(&self) -> usize {
         self.size.load(Ordering::SeqCst)
+    }
+
+    /// Whether it was made in this process, and not in one that this is a fork of.
+    pub fn is_of_this_process(&self) -> bool {
+        self.generation == crate::sys::generation()
     }
 
     /// Whether it takes tasks.
@@ -325,12 +359,11 @@ impl Pool {
         now + self.ended_before.load(Ordering::Relaxed)
     }
 
-    /// What runs now: for each worker with a task, its thread's name and the code id of the task.
+    /// What runs or is parked now: for each task its thread's name and its code id.
     pub fn running(&self) -> Vec<(String, u64)> {
         let staff = lock(&self.staff);
-        let busy = staff.workers.iter().filter(|worker| worker.running() != 0);
-        busy.map(|worker| (format!("{}-worker-{}", self.options.name, worker.number), worker.running()))
-            .collect()
+        let name = |worker: &Worker| format!("{}-worker-{}", self.options.name, worker.number);
+        staff.workers.iter().flat_map(|w| w.tasks().into_iter().map(move |code| (name(w), code))).collect()
     }
 }
 

@@ -23,6 +23,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const PREDEFINED: [&str; 2] = ["CPU", "IO"];
 
 struct Registry {
+    /// The fork generation in which it was made: see [`registry`].
+    generation: u64,
     factory: Arc<dyn Factory>,
     pools: Mutex<Pools>,
 }
@@ -33,14 +35,36 @@ struct Pools {
     unnamed: Vec<Weak<Pool>>,
 }
 
-/// Filled by the first state that opens the module; a second factory would be the same one.
-static REGISTRY: OnceCell<Registry> = OnceCell::new();
+/// Filled by the first use of a pool; a second factory would be the same one. After a fork the child has
+/// one of its own in the next place, and forgets the parent's: that one's lock may be held by a thread that
+/// the child does not have. A process that is itself a fork of a fork of … runs out of places only when it
+/// used pools in each of them.
+static REGISTRIES: [OnceCell<Registry>; 64] = [const { OnceCell::new() }; 64];
 
-fn registry(factory: impl FnOnce() -> Arc<dyn Factory>) -> &'static Registry {
-    REGISTRY.get_or_init(|| Registry {
+/// The registry of this process, made at first use.
+fn registry(factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<&'static Registry> {
+    let generation = sys::generation();
+    let make = || Registry {
+        generation,
         factory: factory(),
         pools: Mutex::new(Pools { next_id: PREDEFINED.len() as u32, named: Vec::new(), unnamed: Vec::new() }),
-    })
+    };
+    if let Some(registry) = current() {
+        return Ok(registry);
+    }
+    // Filled places belong to processes that this one descends from, or, the last, to another thread of this
+    // one that was faster.
+    let place =
+        REGISTRIES.iter().find(|place| place.get().is_none_or(|known| known.generation == generation));
+    place
+        .map(|place| place.get_or_init(make))
+        .ok_or_else(|| Error::new(Code::Unsupported, "too many nested forks"))
+}
+
+/// The registry of this process, if a pool was used in it.
+fn current() -> Option<&'static Registry> {
+    let generation = sys::generation();
+    REGISTRIES.iter().map_while(OnceCell::get).find(|known| known.generation == generation)
 }
 
 impl Default for Options {
@@ -81,7 +105,7 @@ impl Pools {
 ///
 /// Fails when a pool of that name exists.
 pub fn create(mut options: Options, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<Pool>> {
-    let registry = registry(factory);
+    let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
     pools.named.retain(|pool| !pool.is_terminated());
     pools.unnamed.retain(|pool| pool.strong_count() > 0);
@@ -107,13 +131,31 @@ pub fn create(mut options: Options, factory: impl FnOnce() -> Arc<dyn Factory>) 
     Ok(pool)
 }
 
+/// In the child of a fork, what takes the place of a pool that the parent made: the same name, id and
+/// options, with workers of its own.
+pub fn reborn(pool: &Pool, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<Pool>> {
+    let registry = registry(factory)?;
+    let mut pools = lock(&registry.pools);
+    if (pool.id as usize) < PREDEFINED.len() {
+        return Ok(pools.predefined(pool.id, &registry.factory));
+    }
+    if let Some(known) = pools.find(|known| known.id == pool.id) {
+        return Ok(known);
+    }
+    pools.next_id = pools.next_id.max(pool.id + 1);
+    let again = Pool::new(pool.id, pool.options.clone(), registry.factory.clone());
+    // Kept like a named one: its handles are counted per process, and were counted in the parent.
+    pools.named.push(again.clone());
+    Ok(again)
+}
+
 fn no_pool(what: impl std::fmt::Display) -> Error {
     Error::new(Code::NoPool, format!("no pool {what}"))
 }
 
 /// The pool of that name, whatever the case of its letters.
 pub fn by_name(name: &str, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<Pool>> {
-    let registry = registry(factory);
+    let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
     if let Some(id) = PREDEFINED.iter().position(|p| p.eq_ignore_ascii_case(name)) {
         return Ok(pools.predefined(id as u32, &registry.factory));
@@ -125,7 +167,7 @@ pub fn by_name(name: &str, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result
 
 /// The pool with that id.
 pub fn by_id(id: u32, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<Pool>> {
-    let registry = registry(factory);
+    let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
     if (id as usize) < PREDEFINED.len() {
         return Ok(pools.predefined(id, &registry.factory));
@@ -135,7 +177,7 @@ pub fn by_id(id: u32, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<
 
 /// All pools that exist, in the order of their ids.
 pub fn list() -> Vec<Arc<Pool>> {
-    let Some(registry) = REGISTRY.get() else { return Vec::new() };
+    let Some(registry) = current() else { return Vec::new() };
     let pools = lock(&registry.pools);
     let alive = pools.unnamed.iter().filter_map(Weak::upgrade);
     let mut all: Vec<_> =
@@ -145,12 +187,11 @@ pub fn list() -> Vec<Arc<Pool>> {
     all
 }
 
-/// The last handle of a pool has gone: an unnamed pool shuts down in order.
+/// A handle of a pool has gone. With its last one an unnamed pool shuts down in order.
 pub fn retire(pool: &Arc<Pool>) {
-    let named = REGISTRY
-        .get()
+    let named = current()
         .is_some_and(|registry| lock(&registry.pools).named.iter().any(|other| Arc::ptr_eq(other, pool)));
-    if !named {
+    if pool.drop_handle() && !named {
         pool.shutdown();
     }
 }
@@ -181,7 +222,7 @@ pub fn shutdown_all(patience: Duration) -> Vec<(String, u64)> {
 }
 
 fn forget(gone: &[Arc<Pool>]) {
-    if let Some(registry) = REGISTRY.get() {
+    if let Some(registry) = current() {
         let mut pools = lock(&registry.pools);
         pools.named.retain(|pool| !gone.iter().any(|other| Arc::ptr_eq(other, pool)));
     }

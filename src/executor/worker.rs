@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::pool::Pool;
 use super::sleep::Sleeper;
 use super::task::{Factory, Runner};
-use crate::sync::{Arc, Ordering, thread};
+use crate::sync::{Arc, Mutex, Ordering, lock, thread};
 
 /// How long an idle worker looks for a task before it sleeps. A round trip of one task at a time is over
 /// in less, and a sleeper on another processor costs 4 us to wake; a host that shares the processors must
@@ -23,6 +23,8 @@ pub struct Worker {
     thread: OnceLock<thread::Thread>,
     /// The code id of the task that it runs, 0 if none.
     running: AtomicU64,
+    /// The code ids of tasks that are parked here.
+    parked: Mutex<Vec<u64>>,
     /// Tasks that have ended here. Written by this worker alone.
     ended: AtomicU64,
 }
@@ -34,6 +36,7 @@ impl Worker {
             pool: Arc::downgrade(pool),
             thread: OnceLock::new(),
             running: AtomicU64::new(0),
+            parked: Mutex::new(Vec::new()),
             ended: AtomicU64::new(0),
         }
     }
@@ -62,8 +65,24 @@ impl Worker {
         }
     }
 
-    pub(super) fn running(&self) -> u64 {
-        self.running.load(Ordering::Relaxed)
+    /// For the runner: a task is parked from now on.
+    pub fn park(&self, code: u64) {
+        lock(&self.parked).push(code);
+    }
+
+    /// For the runner: it goes on.
+    pub fn unpark(&self, code: u64) {
+        let mut parked = lock(&self.parked);
+        if let Some(at) = parked.iter().rposition(|other| *other == code) {
+            parked.swap_remove(at);
+        }
+    }
+
+    /// The code ids of the tasks that run or are parked.
+    pub(super) fn tasks(&self) -> Vec<u64> {
+        let mut tasks = lock(&self.parked).clone();
+        tasks.extend(Some(self.running.load(Ordering::Relaxed)).filter(|code| *code != 0));
+        tasks
     }
 
     pub(super) fn ended(&self) -> u64 {
@@ -152,7 +171,7 @@ fn spin(pool: &Pool, runner: &dyn Runner) -> bool {
             }
             std::hint::spin_loop();
         }
-        if start.elapsed() >= SPIN || pool.is_done() {
+        if !pool.spins() || start.elapsed() >= SPIN || pool.is_done() {
             return found();
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::context::ContextCache;
 use super::tickets::{Kind, Tickets};
 use crate::completion::{Bell, HostBell, Inbox, WorkerBell};
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::executor::{Outcome, Pool, Task, Worker};
 use crate::lua::{self, lua_State};
 use crate::sync::Arc;
@@ -100,6 +100,10 @@ pub struct Inst {
     fresh: VecDeque<Box<Task>>,
     free: Vec<Box<Task>>,
     free_bytes: usize,
+    /// The fork generation: see [`forget_parent`](Inst::forget_parent).
+    generation: u64,
+    /// Spinning is for nothing where the one processor is this thread's.
+    spins: bool,
     /// Whether the host knows the descriptor, which then must tell the truth at all times.
     exposed: bool,
 }
@@ -109,11 +113,15 @@ impl Inst {
     ///
     /// # Safety
     /// `state` is the running thread of its state, with ten stack slots free.
-    pub unsafe fn new(state: *mut lua_State, refs: References, worker: Option<Arc<Worker>>) -> Inst {
+    pub unsafe fn new(
+        state: *mut lua_State,
+        transfer: Transfer,
+        refs: References,
+        worker: Option<Arc<Worker>>,
+    ) -> Inst {
         // SAFETY: as the caller says. A worker's `Arc` leaks if this raises: then there is no memory for
         // an empty state either, and the worker is given up.
-        let (transfer, protect, context) =
-            unsafe { (Transfer::new(state), lua::Protect::new(state), ContextCache::new(state)) };
+        let (protect, context) = unsafe { (lua::Protect::new(state), ContextCache::new(state)) };
         let host = worker.is_none().then(|| Arc::new(HostBell::default()));
         let bell: Arc<dyn Bell> = match (&host, &worker) {
             (Some(bell), _) => bell.clone(),
@@ -141,7 +149,33 @@ impl Inst {
             fresh: VecDeque::new(),
             free: Vec::new(),
             free_bytes: 0,
+            generation: crate::sys::generation(),
+            spins: crate::sys::processor_count() > 1,
             exposed: false,
+        }
+    }
+
+    /// Whether this is the process in which the inst was made, or last made new.
+    pub fn is_of_this_process(&self) -> bool {
+        self.generation == crate::sys::generation()
+    }
+
+    /// In the child of a fork: forgets what is the parent's, without freeing or locking it. Tasks that the
+    /// parent had submitted are lost here; the parent gets their outcomes.
+    pub fn forget_parent(&mut self) {
+        self.generation = crate::sys::generation();
+        let bell = Arc::new(HostBell::default());
+        std::mem::forget(std::mem::replace(&mut self.inbox, Arc::new(Inbox::new(bell.clone()))));
+        std::mem::forget(self.bell.replace(bell));
+        std::mem::forget(std::mem::take(&mut self.free));
+        std::mem::forget(std::mem::take(&mut self.waiting));
+        std::mem::forget(std::mem::take(&mut self.pools));
+        (self.free_bytes, self.pending, self.exposed) = (0, 0, false);
+        for ticket in self.tickets.outstanding() {
+            let mut task = self.new_task(ticket);
+            let text = "the task was submitted before this process was forked";
+            task.outcome = Outcome::Failed(Error::new(Code::Lost, text));
+            self.tickets.end(task);
         }
     }
 
@@ -217,6 +251,18 @@ impl Inst {
         !self.inbox.is_empty()
     }
 
+    /// Whether this thread may block in a wait: not when so many of its pool's threads block already that no
+    /// other could take its place, since then it might wait for itself.
+    pub fn may_block(&self) -> crate::error::Result<()> {
+        match self.worker.as_ref().and_then(|worker| worker.pool()) {
+            Some(pool) if !pool.may_block() => Err(Error::new(
+                Code::Deadlock,
+                format!("too many tasks of pool '{}' block their threads", pool.options.name),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Blocks this thread until `ready` says so (`true`), or until the deadline (`false`). Only collects:
     /// completions wait for the next poll.
     pub fn block_until(
@@ -251,7 +297,7 @@ impl Inst {
 
     /// Looks for mail until [`SPIN`] has passed since `start`.
     fn spin(&self, start: Instant) -> bool {
-        while start.elapsed() < SPIN {
+        while self.spins && start.elapsed() < SPIN {
             for _ in 0..64 {
                 if self.has_mail() {
                     return true;

@@ -13,6 +13,7 @@ use std::ptr;
 use std::time::Instant;
 
 use super::inst::{Inst, Park, Slot};
+use super::tickets::Kind;
 use super::{context, outcome};
 use crate::error::{Code, Error, Result};
 use crate::executor::{self, Factory, Outcome, Task, Worker};
@@ -187,6 +188,12 @@ impl Runner {
                 completion = self.keep_top();
             }
             task.packet.clear();
+            task.carries_tls = false;
+            if arguments > 12 && lua::lua_checkstack(thread.state, arguments + 5) == 0 {
+                lua::lua_settop(main, 0);
+                self.drop_thread(thread, borrowed);
+                return self.end(task, Outcome::Failed(Error::new(Code::Memory, "too many arguments")));
+            }
             lua::lua_xmove(main, thread.state, arguments + 1);
             self.resume(Run { task, thread, borrowed, completion, ticket: None }, arguments);
         }
@@ -297,6 +304,7 @@ impl Runner {
         if let Some(at) = deadline {
             self.timers.push(Reverse((at, id)));
         }
+        self.worker.park(run.task.code);
         self.parked.insert(id, run);
     }
 
@@ -338,6 +346,7 @@ impl Runner {
         if let Some(ticket) = run.ticket.take() {
             self.awaited.remove(&(ticket, id));
         }
+        self.worker.unpark(run.task.code);
         self.worker.set_running(run.task.code);
         // SAFETY: the coroutine was parked by a yield.
         unsafe { self.resume(run, 0) };
@@ -351,6 +360,7 @@ impl Runner {
         unsafe {
             if let Some(completion) = run.completion.take() {
                 // The coroutine has ended well, so it can be resumed with another function.
+                lua::lua_checkstack(thread, 5);
                 lua::lua_pushboolean(thread, 1);
                 lua::lua_insert(thread, -(count + 1));
                 self.push_kept(completion, thread);
@@ -362,7 +372,7 @@ impl Runner {
                 self.recycle(run.thread, run.borrowed);
                 return self.end(run.task, Outcome::Returned);
             }
-            let outcome = match self.take_values(thread, count, run.task.carries_tls) {
+            let outcome = match self.take_values(&mut run.task, thread, count) {
                 Ok(count) => {
                     Transfer::encode(self.transfer(), main, &mut run.task.packet, count, Roots::Results)
                 }
@@ -374,8 +384,9 @@ impl Runner {
         }
     }
 
-    /// Moves values from a coroutine to the main thread, with its `_TLS` behind them if that is wanted.
-    unsafe fn take_values(&mut self, thread: *mut lua_State, count: c_int, tls: bool) -> Result<c_int> {
+    /// Moves values from a coroutine to the main thread, and behind them its `_TLS` if it has one and a caller
+    /// waits for it; returns how many there are then.
+    unsafe fn take_values(&mut self, task: &mut Task, thread: *mut lua_State, count: c_int) -> Result<c_int> {
         let main = self.main;
         // SAFETY: the values are on top of the coroutine's stack; room is made in a protected call.
         unsafe {
@@ -392,16 +403,17 @@ impl Runner {
                 }
             }
             lua::lua_xmove(thread, main, count);
-            if !tls {
+            if !self.inst().tls_used || Kind::of(task.ticket) != Kind::Caller {
                 return Ok(count);
             }
             lua::lua_rawgeti(main, lua::LUA_REGISTRYINDEX, self.inst().refs.sendable_tls.into());
             lua::lua_pushthread(thread);
             lua::lua_xmove(thread, main, 1);
-            if lua::lua_pcall(main, 1, 1, 0) != lua::LUA_OK {
+            if lua::lua_pcall(main, 1, 1, 0) != lua::LUA_OK || lua::lua_istable(main, -1) == 0 {
                 lua::lua_pop(main, 1);
-                lua::lua_pushnil(main);
+                return Ok(count);
             }
+            task.carries_tls = true;
             Ok(count + 1)
         }
     }
@@ -430,11 +442,7 @@ impl Runner {
             if let Some(completion) = run.completion.take() {
                 return self.complete_failed(run, completion);
             }
-            let carries_tls = run.task.carries_tls && !run.task.completes;
-            let extra = c_int::from(carries_tls);
-            if carries_tls {
-                let _ = self.take_values(thread, 0, true);
-            }
+            let extra = self.take_values(&mut run.task, thread, 0).unwrap_or(0);
             // Kept: if the error value cannot travel, its text goes in its place.
             for _ in 0..2 + extra {
                 lua::lua_pushvalue(main, -(2 + extra));

@@ -64,6 +64,14 @@ enum State {
     Ended(Box<Task>),
 }
 
+impl Slot {
+    /// Its ticket, given its index.
+    fn ticket(&self, index: usize) -> u64 {
+        let high = u64::from(self.generation) << (SLOT_BITS + KIND_BITS);
+        high | (index as u64 + 1) << KIND_BITS | self.kind as u64
+    }
+}
+
 impl Tickets {
     /// A ticket for a task that is about to be submitted; `None` when 16 million are out.
     pub fn issue(&mut self, kind: Kind) -> Option<u64> {
@@ -81,8 +89,7 @@ impl Tickets {
         let slot = self.slots.get_mut(index as usize)?;
         slot.generation = (slot.generation + 1) & ((1 << GENERATION_BITS) - 1);
         (slot.kind, slot.state) = (kind, State::Out);
-        let high = u64::from(slot.generation) << (SLOT_BITS + KIND_BITS);
-        Some(high | u64::from(index + 1) << KIND_BITS | kind as u64)
+        Some(slot.ticket(index as usize))
     }
 
     fn slot(&mut self, ticket: u64) -> Option<&mut Slot> {
@@ -120,6 +127,19 @@ impl Tickets {
                 None
             }
         }
+    }
+
+    /// The tickets of futures and callers whose tasks have not ended.
+    pub fn outstanding(&self) -> Vec<u64> {
+        let waits = |slot: &Slot| {
+            matches!(slot.state, State::Out) && matches!(slot.kind, Kind::Caller | Kind::Future)
+        };
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| waits(slot))
+            .map(|(at, slot)| slot.ticket(at))
+            .collect()
     }
 
     /// Makes a ticket void whose task was not submitted, or does not wait here.

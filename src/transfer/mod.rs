@@ -75,7 +75,7 @@ impl Transfer {
     ///
     /// # Safety
     /// `state` is the running thread of this transfer's state, with three stack slots free.
-    pub unsafe fn register(&mut self, state: *mut lua_State, name: &'static [u8], reference: c_int) {
+    pub unsafe fn register(&mut self, state: *mut lua_State, name: &[u8], reference: c_int) {
         // SAFETY: as the caller says.
         unsafe { self.names.register(state, name, reference) };
     }

@@ -28,8 +28,6 @@ const MODULE: u8 = b'm';
 /// What one state knows by name.
 pub struct Names {
     tables: Tables,
-    /// Registry references of values of this module's own that have names everywhere.
-    own: Vec<(&'static [u8], c_int)>,
     /// Addresses of named values, a filter before the weak table is asked: first those that are not mere
     /// data, then all.
     live: Addresses,
@@ -76,20 +74,14 @@ pub unsafe fn new_tables(state: *mut lua_State) -> Tables {
 
 impl Names {
     pub fn new(tables: Tables) -> Names {
-        Names {
-            tables,
-            own: Vec::new(),
-            live: Addresses::default(),
-            all: Addresses::default(),
-            fingerprint: 0,
-        }
+        Names { tables, live: Addresses::default(), all: Addresses::default(), fingerprint: 0 }
     }
 
     /// Gives a value, by its registry reference, the same name in every state. May raise.
     ///
     /// # Safety
     /// Three stack slots are free.
-    pub unsafe fn register(&mut self, state: *mut lua_State, name: &'static [u8], reference: c_int) {
+    pub unsafe fn register(&mut self, state: *mut lua_State, name: &[u8], reference: c_int) {
         // SAFETY: balanced.
         unsafe {
             lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.tables.standard.into());
@@ -98,7 +90,7 @@ impl Names {
             lua::lua_rawset(state, -3);
             lua::lua_pop(state, 1);
         }
-        self.own.push((name, reference));
+        self.fingerprint = 0;
     }
 
     /// Looks whether `package.loaded` has changed, and if so scans it again: then `true`. May raise.
@@ -144,19 +136,18 @@ impl Names {
                     lua::lua_rawset(state, by_value);
                 }
             };
-            for (name, reference) in &self.own {
-                lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*reference).into());
-                name_it(state, STANDARD, name);
+            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.tables.standard.into());
+            lua::lua_pushnil(state);
+            while lua::lua_next(state, -2) != 0 {
+                name_it(state, STANDARD, lua::bytes_at(state, -2));
                 lua::lua_pop(state, 1);
             }
+            lua::lua_pop(state, 1);
             each_value(state, |state, name| {
-                let kind = match fresh.get(name.bytes()) {
-                    Some(known) if *known == identity(state, -1) => STANDARD,
-                    // A replaced part of the standard library, or a global: it travels as itself.
-                    _ if name.is_standard(fresh) => return,
-                    _ => MODULE,
-                };
-                name_it(state, kind, name.bytes());
+                // What is new in the standard library or among the globals travels as itself.
+                if !name.is_standard(fresh) {
+                    name_it(state, MODULE, name.bytes());
+                }
             });
             lua::lua_pop(state, 1);
         }
