@@ -477,24 +477,6 @@ describe("a closure that outlives its task", function()
         end
     end)
 
-    it("the task itself, taken from the stack", function()
-        local value = 0
-        local function task(keep)
-            if keep then
-                _OSTLS[keep] = debug.getinfo(1, "f").func
-            end
-            value = value + 1
-            return value
-        end
-        for n = 1, 5 do
-            value = n * 100
-            assert.are.equal(n * 100 + 1, run(task, "stack" .. n))
-        end
-        for n = 1, 5 do
-            assert.are.equal(n * 100 + 2, run(function() return _OSTLS["stack" .. n]() end))
-        end
-    end)
-
     it("made by the task, over a variable of the task", function()
         local value = 0
         local function task(name)

@@ -322,7 +322,7 @@ describe("at exit", function()
         ]], { timeout = 3 * helper.TIMEOUT })
         assert.are.same({ 0, 1 }, { status, marks.task })
         assert.matches("CPU%-worker%-1", err)
-        assert.matches("lua_%w+:10", err) -- where the function is defined
+        assert.matches("lua_%w+:9", err) -- where the function is defined
     end)
 
     it("waits longer while tasks still end #slow", function()

@@ -166,12 +166,6 @@ describe("the inst", function()
         assert.are.equal(3, threadpool.poll())
     end)
 
-    it("inst() is this state's, always the same", function()
-        assert.is_truthy(threadpool.inst())
-        assert.is_true(threadpool.inst() == threadpool.inst())
-        assert.is_nil((threadpool.inst "no such inst"))
-    end)
-
     it("refuses wrong arguments with the place of the call", function()
         for _, call in ipairs {
             function() threadpool.poll "all" end,

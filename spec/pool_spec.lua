@@ -34,7 +34,7 @@ describe("a pool is made and found:", function()
             assert.is_nil(pool)
             assert.are.equal("nopool", err.code)
         end
-        assert.are.equal(before, #threadpool.pools())
+        assert.is_true(#threadpool.pools() <= before) -- some of before may have gone
     end)
 
     it("fixed with a name", function()

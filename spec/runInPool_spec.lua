@@ -359,7 +359,7 @@ describe("runInPool, misused", function()
                 assert.are.equal("nopool", err.code)
             end
         end
-        assert.are.equal(before, #threadpool.pools())
+        assert.is_true(#threadpool.pools() <= before) -- some of before may have gone
         assert.are.equal(0, threadpool.pending())
     end)
 

@@ -140,10 +140,10 @@ describe("under load #stress", function()
         end
     ]]
 
-    local function flat(work)
+    local function flat(work, noise)
         local resident, state = run(ROUNDS .. work):match "^(%-?%d+)\t(%-?%d+)\n$"
         -- Over five rounds of thousands of tasks, a leak of 100 bytes for each would show.
-        assert.is_true(tonumber(resident) < 3000, resident .. " KB more in the process")
+        assert.is_true(tonumber(resident) < (noise or 3000), resident .. " KB more in the process")
         assert.is_true(tonumber(state) < 100, state .. " KB more in the state")
     end
 
@@ -219,7 +219,7 @@ describe("under load #stress", function()
     end)
 
     it("memory: large packets", function()
-        flat [[
+        flat([[
             local pool = threadpool.fixed(2)
             local text = ("x"):rep(1000000)
             measure(function()
@@ -228,7 +228,7 @@ describe("under load #stress", function()
                     pool:submit(function(t) return #t end, { text, text })
                 end
             end)
-        ]]
+        ]], 20000) -- what an allocator keeps of megabytes comes and goes; 300 MB went through
     end)
 
     it("memory: pools that come and go", function()

@@ -36,6 +36,9 @@ pub mod sys;
 
 #[cfg(feature = "lua")]
 mod api;
+#[cfg(all(feature = "lua", feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "lua")]
 mod lua;
 #[cfg(feature = "lua")]

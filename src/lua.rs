@@ -15,6 +15,12 @@ pub const MAX_FACTORY_CELLS: u8 = 60;
 pub struct Flavor {
     /// Upvalue cells have an identity and can be shared: everywhere but on PUC 5.1.
     pub cells: bool,
+    /// A function that has run can be given other cells. Not on LuaJIT: its traces hold the values of upvalues
+    /// that are never assigned as constants of the function object.
+    pub renewable: bool,
+    /// On PUC 5.1, where in a thread its two call counters are.
+    #[cfg(feature = "lua51")]
+    pub counters: Option<usize>,
 }
 
 #[cfg(feature = "lua51")]
@@ -66,8 +72,69 @@ mod version {
             lua_rawget(state, -2);
             let jit = lua_istable(state, -1) != 0;
             lua_pop(state, 2);
-            Flavor { cells: jit && extras().is_some() }
+            let counters = if jit { None } else { find_counters(state) };
+            Flavor { cells: jit && extras().is_some(), renewable: false, counters }
         }
+    }
+
+    /// Words of a thread's memory that are looked at: less than any 5.1 allocates for one.
+    const WORDS: usize = 64;
+
+    /// What a thread's memory looked like in three nested C calls.
+    struct Samples {
+        level: usize,
+        words: [[u16; WORDS]; 3],
+    }
+
+    /// PUC 5.1 does not say whether a yield would work, but it compares two counters of C calls in the thread:
+    /// those now, and those when it was resumed, side by side. Finds them by calling: the first grows by one
+    /// a call, the second stays. `None` unless exactly one place behaves so.
+    ///
+    /// # Safety
+    /// `state` is a running thread of PUC 5.1 with five stack slots free. May raise.
+    unsafe fn find_counters(state: *mut lua_State) -> Option<usize> {
+        let mut samples = Samples { level: 0, words: [[0; WORDS]; 3] };
+        // SAFETY: the probe gets a pointer to this frame, which outlives the resume.
+        unsafe {
+            let thread = lua_newthread(state);
+            lua_pushcfunction(thread, probe);
+            lua_pushlightuserdata(thread, (&raw mut samples).cast());
+            let mut count = 0;
+            let status = lua_resume(thread, state, 1, &mut count);
+            lua_pop(state, 1);
+            if status != LUA_OK || samples.level < 3 {
+                return None;
+            }
+        }
+        let [a, b, c] = &samples.words;
+        let counts = |n: &usize| {
+            let (now, base) = (*n, *n + 1);
+            let grows = b[now] == a[now].wrapping_add(1) && c[now] == a[now].wrapping_add(2);
+            grows && a[now] == a[base] && b[base] == a[base] && c[base] == a[base]
+        };
+        let mut found = (0..WORDS - 1).filter(counts);
+        found.next().filter(|_| found.next().is_none())
+    }
+
+    /// Notes the thread's words and calls itself, three levels in all.
+    unsafe extern "C-unwind" fn probe(state: *mut lua_State) -> c_int {
+        // SAFETY: `find_counters` passes its samples; a thread is larger than what is read.
+        unsafe {
+            let samples = lua_touserdata(state, 1).cast::<Samples>();
+            let level = (*samples).level;
+            std::ptr::copy_nonoverlapping(
+                state.cast(),
+                (&raw mut (*samples).words[level]).cast::<u16>(),
+                WORDS,
+            );
+            (*samples).level += 1;
+            if level < 2 {
+                lua_pushcfunction(state, probe);
+                lua_pushvalue(state, 1);
+                lua_call(state, 1, 0);
+            }
+        }
+        0
     }
 
     /// Never raises. For states whose flavor has cells.
@@ -84,11 +151,18 @@ mod version {
         }
     }
 
-    /// Whether a yield would work now. PUC 5.1 cannot tell: `false`.
+    /// Whether a yield would work now; `false` when in doubt.
     pub unsafe fn is_yieldable(state: *mut lua_State, flavor: Flavor) -> bool {
-        match extras() {
+        match (extras(), flavor.counters) {
             // SAFETY: a LuaJIT state, as its flavor says.
-            Some(x) if flavor.cells => unsafe { (x.is_yieldable)(state) != 0 },
+            (Some(x), _) if flavor.cells => unsafe { (x.is_yieldable)(state) != 0 },
+            // SAFETY: `find_counters` read these words of a thread of the same state.
+            (_, Some(at)) => unsafe {
+                let words = state.cast::<u16>();
+                let main = lua_pushthread(state) == 1;
+                lua_pop(state, 1);
+                !main && *words.add(at) == *words.add(at + 1)
+            },
             _ => false,
         }
     }
@@ -132,7 +206,7 @@ mod version {
 
     /// Never raises.
     pub unsafe fn flavor(_: *mut lua_State) -> Flavor {
-        Flavor { cells: true }
+        Flavor { cells: true, renewable: true }
     }
 
     /// Never raises.

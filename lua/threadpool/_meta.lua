@@ -84,14 +84,6 @@ function threadpool.processor_count() end
 ---@return table
 function threadpool.tls() end
 
---- The event loop of this state: named when first called with a name; else the one that has that name.
----@param name? string
----@return threadpool.inst | nil
-function threadpool.inst(name) end
-
---- An event loop: a Lua state that polls its own completions.
----@class threadpool.inst
-
 --- A descriptor that is readable exactly while `poll` has something to do. Never read from it or close it.
 ---
 --- Raises `unsupported` if the system gives none.

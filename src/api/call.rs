@@ -120,21 +120,16 @@ pub unsafe fn may_park(inst: *mut Inst, state: *mut lua_State) -> bool {
     unsafe { (*inst).current == state && lua::is_yieldable(state, (*inst).transfer.flavor()) }
 }
 
-/// Checks the pool at 1 and the function at 2, and makes room for what is pushed on top of `extra` values. A
-/// message has the position of the function at `level`: 1 is the caller of this C function, 2 its caller.
+/// Checks the pool at 1 and the function at 2, and makes some room. A message has the position of the function at `level`: 1 is the caller of this C function, 2 its caller.
 ///
 /// # Safety
 /// As for [`arguments::raise`].
-pub unsafe fn check(state: *mut lua_State, extra: c_int, level: c_int) {
+pub unsafe fn check(state: *mut lua_State, level: c_int) {
     // SAFETY: raises, or reads.
     unsafe {
         pools::check(state, 1, level);
         arguments::function(state, 2, level, c"fn must be a function");
-        lua::luaL_checkstack(
-            state,
-            extra.saturating_mul(2).saturating_add(20),
-            c"too many arguments".as_ptr(),
-        );
+        lua::luaL_checkstack(state, 20, c"too many arguments".as_ptr());
     }
 }
 
@@ -145,7 +140,7 @@ unsafe extern "C-unwind" fn run(state: *mut lua_State) -> c_int {
     unsafe {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
-        check(state, count, 2);
+        check(state, 2);
         let parks = may_park(inst, state);
         if !parks && let Err(error) = (*inst).may_block() {
             lua::lua_pushboolean(state, 0);
@@ -190,7 +185,7 @@ unsafe fn post_at(state: *mut lua_State, level: c_int) -> c_int {
     unsafe {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
-        check(state, count, level);
+        check(state, level);
         let ticket = ticket(inst, state, Kind::Detached);
         send_or_raise(inst, state, count, Submit::plain(ticket));
         lua::lua_pushboolean(state, 1);
@@ -203,7 +198,7 @@ unsafe extern "C-unwind" fn complete(state: *mut lua_State) -> c_int {
     // SAFETY: as in `run`.
     unsafe {
         let inst = inst(state);
-        check(state, 4, 2);
+        check(state, 2);
         arguments::function(state, 3, 2, c"completion must be a function, true, false or nil");
         let here = lua::lua_toboolean(state, 4) != 0;
         if !here {
@@ -348,7 +343,7 @@ unsafe extern "C-unwind" fn gc_tick(state: *mut lua_State) -> c_int {
     unsafe {
         let inst = inst_of(state);
         if !inst.is_null() {
-            (*inst).trim();
+            (*inst).lua_has_collected();
             push_gc_sentinel(inst, state);
         }
     }

@@ -46,7 +46,7 @@ unsafe extern "C-unwind" fn submit(state: *mut lua_State) -> c_int {
     unsafe {
         let inst = inst(state);
         let count = lua::lua_gettop(state) - 1;
-        call::check(state, count, 1);
+        call::check(state, 1);
         sweep(inst, state);
         let future = lua::lua_newuserdata(state, size_of::<Future>()).cast::<Future>();
         future.write(Future { ticket: 0, kept: Kept::Nothing });

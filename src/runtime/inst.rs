@@ -205,8 +205,10 @@ impl Inst {
         }
     }
 
-    /// Gives back most of the memory that a burst of tasks took, if that is over.
-    pub fn trim(&mut self) {
+    /// Lua has collected: gives back most of the memory that a burst of tasks took, if that is over, and has
+    /// outcomes dropped whose futures are gone.
+    pub fn lua_has_collected(&mut self) {
+        self.tickets.request_sweep();
         while self.pending == 0
             && self.free_bytes > KEEP_IDLE
             && let Some(task) = self.free.pop()
@@ -261,6 +263,11 @@ impl Inst {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Whether something was collected that the runner has not seen.
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty() || !self.waiting.is_empty()
     }
 
     /// Blocks this thread until `ready` says so (`true`), or until the deadline (`false`). Only collects:

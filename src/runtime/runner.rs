@@ -124,7 +124,9 @@ impl executor::Runner for Runner {
     }
 
     fn ready(&self) -> bool {
-        self.inst_ref().has_mail() || self.deadline().is_some_and(|at| at <= Instant::now())
+        let inst = self.inst_ref();
+        // Mail may have been taken in by a task that blocked: then it waits where that put it.
+        inst.has_mail() || inst.has_news() || self.deadline().is_some_and(|at| at <= Instant::now())
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -330,8 +332,11 @@ impl Runner {
 
     /// Goes on with tasks whose time has come.
     unsafe fn fire(&mut self) {
-        while let Some(Reverse((at, id))) = self.timers.peek().copied() {
-            if at > Instant::now() {
+        // Those that are due now: one that sleeps again for no time must not keep the queue waiting.
+        let now = Instant::now();
+        for _ in 0..self.timers.len() {
+            let Some(Reverse((at, id))) = self.timers.peek().copied() else { break };
+            if at > now {
                 break;
             }
             self.timers.pop();
@@ -391,7 +396,7 @@ impl Runner {
         // SAFETY: the values are on top of the coroutine's stack; room is made in a protected call.
         unsafe {
             if count > 40 {
-                let room = count.saturating_mul(2).saturating_add(20);
+                let room = count.saturating_add(20);
                 let status = self.inst().protect.call(main, 0, |state| {
                     lua::luaL_checkstack(state, room, ptr::null());
                     0

@@ -150,9 +150,14 @@ impl Tickets {
         }
     }
 
-    /// Whether so many slots are in use that a sweep may pay: more than twice those after the last one.
+    /// Whether a sweep may pay: it was asked for, or twice as many slots are in use as after the last one.
     pub fn wants_sweep(&self) -> bool {
-        self.slots.len() - self.free.len() > self.sweep_at.max(1024)
+        self.slots.len() - self.free.len() > self.sweep_at
+    }
+
+    /// Futures may have been collected: a sweep pays.
+    pub fn request_sweep(&mut self) {
+        self.sweep_at = 0;
     }
 
     /// Takes the ended tasks of futures that `is_alive`, asked by slot, does not know any more.
@@ -166,7 +171,7 @@ impl Tickets {
                 self.free.push(index as u32);
             }
         }
-        self.sweep_at = 2 * (self.slots.len() - self.free.len());
+        self.sweep_at = (2 * (self.slots.len() - self.free.len())).max(1024);
         orphans
     }
 

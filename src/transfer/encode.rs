@@ -44,8 +44,6 @@ pub struct Encoder {
     /// Root that is being written, from 0.
     root: usize,
     failure: Option<Error>,
-    /// New modules were found after a table was written: the packet has to be begun again.
-    pub restart: bool,
 }
 
 struct Keys {
@@ -130,7 +128,6 @@ impl Encoder {
         self.keys.clear();
         self.root = 0;
         self.failure = None;
-        self.restart = false;
     }
 
     /// Why the last encode failed.
@@ -154,23 +151,31 @@ pub unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
     unsafe {
         let job = &mut *lua::lua_touserdata(state, JOB).cast::<Job>();
         let roots = lua::lua_gettop(state) - JOB;
-        lua::lua_pushnil(state); // the table of what is written later, once there is any
-        let mut walk = Walk {
-            state,
-            transfer: job.transfer,
-            out: Writer::new(&mut job.packet.bytes),
-            handles: &mut job.packet.handles,
-            encoder: job.encoder,
-            kind: job.roots,
-            later: JOB + roots + 1,
-            later_count: 0,
-            room: lua::lua_gettop(state) + lua::LUA_MINSTACK - 4,
-            names_current: false,
-            wrote_table: false,
-        };
-        job.done = walk.all(roots).is_ok();
+        loop {
+            lua::lua_pushnil(state); // the table of what is written later, once there is any
+            let mut walk = Walk {
+                state,
+                transfer: job.transfer,
+                out: Writer::new(&mut job.packet.bytes),
+                handles: &mut job.packet.handles,
+                encoder: job.encoder,
+                kind: job.roots,
+                later: JOB + roots + 1,
+                later_count: 0,
+                room: lua::lua_gettop(state) + lua::LUA_MINSTACK - 4,
+                names_current: false,
+                wrote_table: false,
+                restart: false,
+            };
+            job.done = walk.all(roots).is_ok();
+            if !walk.restart {
+                return 0;
+            }
+            lua::lua_settop(state, JOB + roots);
+            job.encoder.clear();
+            job.packet.clear();
+        }
     }
-    0
 }
 
 struct Walk<'a> {
@@ -190,6 +195,8 @@ struct Walk<'a> {
     names_current: bool,
     /// Whether any table was written with its contents.
     wrote_table: bool,
+    /// New modules were found after that: the packet has to be begun again.
+    restart: bool,
 }
 
 impl Walk<'_> {
@@ -431,7 +438,7 @@ impl Walk<'_> {
     }
 
     fn again_from_start(&mut self) -> Step {
-        self.encoder.restart = true;
+        self.restart = true;
         Err(Stop)
     }
 

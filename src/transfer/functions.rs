@@ -6,8 +6,9 @@
 //!
 //! A loaded function may be used again when nobody can tell: when it has no upvalue but the globals, once
 //! per packet (two closures must stay two); or when it is the function of a task that nothing else in the
-//! packet refers to, no other run of it is alive, and its upvalue cells are renewed, so that closures which
-//! an earlier run left behind keep theirs.
+//! packet refers to, no other run of it is alive, and its upvalue cells can be renewed, so that closures which
+//! an earlier run left behind keep theirs. (Renewed, since upvalues are values of the task: see
+//! `Flavor::renewable` for where that is not possible.)
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
@@ -239,7 +240,7 @@ impl Loaded {
         flavor: Flavor,
         globals: *const c_void,
     ) -> Pushed {
-        let renewable = met.sole && flavor.cells && code.upvalues <= lua::MAX_FACTORY_CELLS;
+        let renewable = met.sole && flavor.renewable && code.upvalues <= lua::MAX_FACTORY_CELLS;
         // SAFETY: each branch leaves exactly one value.
         unsafe {
             if let Some(entry) = self.by_code.get_mut(&code.id)

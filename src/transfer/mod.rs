@@ -92,7 +92,7 @@ impl Transfer {
     /// the same transfer.
     ///
     /// # Safety
-    /// `state` is a thread of this transfer's state that may run, with `count` + 5 stack slots free.
+    /// `state` is a thread of this transfer's state that may run, with five stack slots free.
     pub unsafe fn encode(
         this: *mut Transfer,
         state: *mut lua_State,
@@ -102,29 +102,18 @@ impl Transfer {
     ) -> Result<()> {
         // SAFETY: borrowed for this statement only, as everywhere here.
         let mut encoder = unsafe { (*this).encoder.take().unwrap_or_default() };
-        // SAFETY: the C function, its job and the values are the whole call; the job outlives it. The values
-        // stay until the end, for the case that it has to begin again.
+        packet.clear();
+        let mut job = encode::Job { transfer: this, encoder: &mut encoder, packet, roots, done: false };
+        let job: *mut encode::Job = &mut job;
+        // SAFETY: the C function, its job and the values are the whole call; the job outlives it.
         let done = unsafe {
-            loop {
-                packet.clear();
-                let mut job =
-                    encode::Job { transfer: this, encoder: &mut encoder, packet, roots, done: false };
-                let job: *mut encode::Job = &mut job;
-                lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*this).encode.into());
-                lua::lua_pushlightuserdata(state, job.cast());
-                if (*job).encoder.restart {
-                    (*job).encoder.clear();
-                }
-                for _ in 0..count {
-                    lua::lua_pushvalue(state, -(count + 2));
-                }
-                let status = lua::lua_pcall(state, count + 1, 0, 0);
-                let done = if status != lua::LUA_OK { Err(caught(state, status)) } else { Ok((*job).done) };
-                if !(*job).encoder.restart {
-                    lua::lua_pop(state, count);
-                    break done;
-                }
-            }
+            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*this).encode.into());
+            lua::lua_pushlightuserdata(state, job.cast());
+            // Both, in their order, under the values.
+            lua::lua_insert(state, -(count + 2));
+            lua::lua_insert(state, -(count + 2));
+            let status = lua::lua_pcall(state, count + 1, 0, 0);
+            if status != lua::LUA_OK { Err(caught(state, status)) } else { Ok((*job).done) }
         };
         let result = match done {
             Ok(true) => Ok(()),
