@@ -86,11 +86,16 @@ impl Packets {
         self.seeds.iter().enumerate().map(input).collect()
     }
 
+    /// The seed that an input chooses.
+    pub fn seed(&self, input: &[u8]) -> &Packet {
+        &self.seeds[usize::from(input[0]) % self.seeds.len()]
+    }
+
     /// Decodes an input. Whether it is a packet or not, it costs no more than its length allows and leaves
     /// nothing behind; and what did arrive can travel on, or is refused.
     pub fn check(&mut self, input: &[u8]) {
         let Some((head, bytes)) = input.split_at_checked(HEAD) else { return };
-        let seed = &self.seeds[usize::from(head[0]) % self.seeds.len()];
+        let seed = self.seed(head);
         let packet = Packet { bytes: Bytes::from_slice(bytes), handles: seed.handles.clone() };
         let memory = match head[2] {
             0 => Memory::Plenty,

@@ -12,9 +12,9 @@ cargo=${CARGO:-cargo}
 luas="lua5.1 lua5.2 lua5.3 lua5.4 luajit" headers="lua5.1.h lua5.2.h lua5.3.h lua5.4.h"
 [[ -z ${LUA-} ]] || luas="" headers=""
 case $target in
-    test) want="cc $luas busted luarocks $headers timeout" ;;
+    test) want="cc $luas busted luarocks $headers timeout luv" ;;
     demo) want="cc ${luas:+lua5.4}" ;;
-    bench) want="cc ${luas:+lua5.4 luajit} luv" ;;
+    bench) want="cc ${luas:+lua5.4 luajit} luv cjson" ;;
     valgrind) want="cc lua5.4 busted valgrind" ;;
     lint) want="cc luacheck" ;;
     *) echo "setup.sh: no such target: $target" >&2; exit 2 ;;
@@ -23,7 +23,7 @@ esac
 have() {
     case $1 in
         lua*.h) ! command -v dpkg >/dev/null || [[ -e /usr/include/${1%.h}/lua.h ]] ;; # elsewhere is luarocks's business
-        luv) "${LUA:-lua5.4}" -e 'require "luv"' 2>/dev/null ;;
+        luv | cjson) "${LUA:-lua5.4}" -e "require '$1'" 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -32,7 +32,7 @@ package() {
         cc) echo gcc ;;
         lua5.1.h) echo liblua5.1-0-dev ;;
         lua*.h) echo "lib${1%.h}-dev" ;;
-        busted | luv) echo "lua-$1" ;;
+        busted | luv | cjson) echo "lua-$1" ;;
         luacheck) echo lua-check ;;
         timeout) echo coreutils ;;
         *) echo "$1" ;;
@@ -45,7 +45,8 @@ purpose() {
         lua5.* | luajit) echo "runs the module on $1" ;;
         busted) echo "runs the specs" ;;
         luarocks) echo "spec/install_spec.lua installs the rock" ;;
-        luv) echo "the peer of the benchmarks" ;;
+        luv) echo "watches the descriptor in the specs, and is the peer of the benchmarks" ;;
+        cjson) echo "the measure of benches/records.lua" ;;
         luacheck) echo "checks the Lua files" ;;
         timeout) echo "ends a spec that hangs" ;;
         valgrind) echo "checks memory" ;;

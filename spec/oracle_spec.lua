@@ -169,8 +169,9 @@ local function draw(seed, size)
         elseif kind < 9 then
             return random(40) - 5
         elseif kind == 9 then
+            -- Not -0.0: with it LuaJIT's compiled code makes a second key 0.
             local n = NUMBERS[random(#NUMBERS)]
-            return n == n and n or 0.5
+            return n == n and n ~= 0 and n or 0.5
         elseif kind == 10 then
             return random(2) == 1
         elseif kind == 11 then

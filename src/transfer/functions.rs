@@ -271,6 +271,10 @@ impl Loaded {
             {
                 return Pushed::Failed;
             }
+            // `lua_load` allocates without looking at the collector, which a worker that is sent nothing but
+            // code would otherwise never run. Pushing a string looks.
+            lua::lua_pushliteral(state, c"");
+            lua::lua_pop(state, 1);
             if (met.plain || renewable) && !self.by_code.contains_key(&code.id) {
                 return self.keep(state, code.id, !met.plain);
             }

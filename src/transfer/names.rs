@@ -61,7 +61,9 @@ pub unsafe fn new_tables(state: *mut lua_State) -> Tables {
         let top = lua::lua_gettop(state);
         let fresh = fresh();
         each_value(state, |state, name| {
-            if fresh.get(name.bytes()) == Some(&identity(state, -1)) {
+            // A library among the globals has its name as a module; another table in its place has none.
+            let global_table = name.is_global() && lua::lua_type(state, -1) == lua::LUA_TTABLE;
+            if !global_table && fresh.get(name.bytes()) == Some(&identity(state, -1)) {
                 lua::push_bytes(state, name.bytes());
                 lua::lua_pushvalue(state, -2);
                 lua::lua_rawset(state, top);
@@ -296,6 +298,11 @@ impl Name {
         &self.buffer[..self.length]
     }
 
+    /// Whether this is a field of `_G`.
+    fn is_global(&self) -> bool {
+        self.length > self.module && &self.buffer[..self.module] == b"_G"
+    }
+
     fn is_standard(&self, fresh: &Fresh) -> bool {
         fresh.contains_key(&self.buffer[..self.module])
     }
@@ -396,7 +403,7 @@ enum Identity {
     Other,
 }
 
-/// Never raises but for memory.
+/// May raise.
 unsafe fn identity(state: *mut lua_State, index: c_int) -> Identity {
     // SAFETY: balanced.
     unsafe {
@@ -409,12 +416,17 @@ unsafe fn identity(state: *mut lua_State, index: c_int) -> Identity {
         if lua::lua_type(state, index) != lua::LUA_TFUNCTION {
             return Identity::Other;
         }
-        lua::luaL_tolstring(state, index, std::ptr::null_mut());
+        // By the state's own `tostring`: mlua's stand-in for `luaL_tolstring` on 5.1 shows an address.
+        lua::lua_getfield(state, lua::LUA_REGISTRYINDEX, c"_LOADED".as_ptr());
+        lua::lua_getfield(state, -1, c"_G".as_ptr());
+        lua::lua_getfield(state, -1, c"tostring".as_ptr());
+        lua::lua_pushvalue(state, if index < 0 { index - 3 } else { index });
+        lua::lua_call(state, 1, 1);
         let text = lua::bytes_at(state, -1);
         let number = text.strip_prefix(b"function: builtin#").map(|digits| {
             digits.iter().fold(0u64, |n, digit| n.wrapping_mul(10).wrapping_add(u64::from(*digit)))
         });
-        lua::lua_pop(state, 1);
+        lua::lua_pop(state, 3);
         number.map_or(Identity::Other, Identity::Builtin)
     }
 }
