@@ -10,6 +10,9 @@ pub use mlua::ffi::*;
 /// The most upvalues that every Lua here can make in one closure.
 pub const MAX_FACTORY_CELLS: u8 = 60;
 
+/// `LUA_GCISRUNNING`, which LuaJIT has too.
+pub const GC_IS_RUNNING: c_int = 9;
+
 /// What one state can do, asked once when the module is opened in it.
 #[derive(Clone, Copy)]
 pub struct Flavor {
@@ -18,8 +21,8 @@ pub struct Flavor {
     /// A function that has run can be given other cells. Not on LuaJIT: its traces hold the values of upvalues
     /// that are never assigned as constants of the function object.
     pub renewable: bool,
-    /// On PUC 5.1, where in a thread its two call counters are.
-    #[cfg(feature = "lua51")]
+    /// On PUC 5.1 and 5.2, where in a thread it counts calls that cannot be yielded across.
+    #[cfg(any(feature = "lua51", feature = "lua52"))]
     pub counters: Option<usize>,
 }
 
@@ -77,36 +80,15 @@ mod version {
         }
     }
 
-    /// Words of a thread's memory that are looked at: less than any 5.1 allocates for one.
-    const WORDS: usize = 64;
-
-    /// What a thread's memory looked like in three nested C calls.
-    struct Samples {
-        level: usize,
-        words: [[u16; WORDS]; 3],
-    }
-
     /// PUC 5.1 does not say whether a yield would work, but it compares two counters of C calls in the thread:
-    /// those now, and those when it was resumed, side by side. Finds them by calling: the first grows by one
-    /// a call, the second stays. `None` unless exactly one place behaves so.
+    /// those now, and those when it was resumed, side by side. The first grows by one a call, the second
+    /// stays. `None` unless exactly one place behaves so.
     ///
     /// # Safety
-    /// `state` is a running thread of PUC 5.1 with five stack slots free. May raise.
+    /// As for [`sample_calls`].
     unsafe fn find_counters(state: *mut lua_State) -> Option<usize> {
-        let mut samples = Samples { level: 0, words: [[0; WORDS]; 3] };
-        // SAFETY: the probe gets a pointer to this frame, which outlives the resume.
-        unsafe {
-            let thread = lua_newthread(state);
-            lua_pushcfunction(thread, probe);
-            lua_pushlightuserdata(thread, (&raw mut samples).cast());
-            let mut count = 0;
-            let status = lua_resume(thread, state, 1, &mut count);
-            lua_pop(state, 1);
-            if status != LUA_OK || samples.level < 3 {
-                return None;
-            }
-        }
-        let [a, b, c] = &samples.words;
+        // SAFETY: as the caller says.
+        let [a, b, c] = unsafe { sample_calls(state)? };
         let counts = |n: &usize| {
             let (now, base) = (*n, *n + 1);
             let grows = b[now] == a[now].wrapping_add(1) && c[now] == a[now].wrapping_add(2);
@@ -114,27 +96,6 @@ mod version {
         };
         let mut found = (0..WORDS - 1).filter(counts);
         found.next().filter(|_| found.next().is_none())
-    }
-
-    /// Notes the thread's words and calls itself, three levels in all.
-    unsafe extern "C-unwind" fn probe(state: *mut lua_State) -> c_int {
-        // SAFETY: `find_counters` passes its samples; a thread is larger than what is read.
-        unsafe {
-            let samples = lua_touserdata(state, 1).cast::<Samples>();
-            let level = (*samples).level;
-            std::ptr::copy_nonoverlapping(
-                state.cast(),
-                (&raw mut (*samples).words[level]).cast::<u16>(),
-                WORDS,
-            );
-            (*samples).level += 1;
-            if level < 2 {
-                lua_pushcfunction(state, probe);
-                lua_pushvalue(state, 1);
-                lua_call(state, 1, 0);
-            }
-        }
-        0
     }
 
     /// Never raises. For states whose flavor has cells.
@@ -179,7 +140,7 @@ mod version {
     }
 
     /// Closes nothing: these Lua have no to-be-closed variables.
-    pub unsafe fn close_thread(_: *mut lua_State, _: *mut lua_State) {}
+    pub unsafe fn close_thread(_: *mut lua_State, _: *mut lua_State, _: c_int) {}
 
     /// A function's environment is a value of its own here, beside its upvalues.
     pub const HAS_FENV: bool = true;
@@ -205,8 +166,23 @@ mod version {
     use super::*;
 
     /// Never raises.
+    #[cfg(not(feature = "lua52"))]
     pub unsafe fn flavor(_: *mut lua_State) -> Flavor {
         Flavor { cells: true, renewable: true }
+    }
+
+    /// 5.2 does not say whether a yield would work, but its threads count the calls that cannot be yielded
+    /// across: none in a fresh coroutine, one more in each nested C call. `None` unless exactly one place
+    /// behaves so. May raise.
+    #[cfg(feature = "lua52")]
+    pub unsafe fn flavor(state: *mut lua_State) -> Flavor {
+        // SAFETY: as the caller says.
+        let samples = unsafe { sample_calls(state) };
+        let counters = samples.and_then(|[a, b, c]| {
+            let mut found = (0..WORDS).filter(|n| (a[*n], b[*n], c[*n]) == (0, 1, 2));
+            found.next().filter(|_| found.next().is_none())
+        });
+        Flavor { cells: true, renewable: true, counters }
     }
 
     /// Never raises.
@@ -228,49 +204,11 @@ mod version {
         unsafe { lua_isyieldable(state) != 0 }
     }
 
-    /// Whether a yield would work now. 5.2 does not say, so the frames are read: every C function between
-    /// here and the start of the coroutine must be one that continues after a yield.
+    /// Whether a yield would work now; `false` when in doubt.
     #[cfg(feature = "lua52")]
-    pub unsafe fn is_yieldable(state: *mut lua_State, _: Flavor) -> bool {
-        // SAFETY: reads frames of this thread into a local; pushes and pops the function of each.
-        unsafe {
-            if lua_pushthread(state) == 1 {
-                lua_pop(state, 1);
-                return false;
-            }
-            lua_pop(state, 1);
-            let mut frame: lua_Debug = std::mem::zeroed();
-            let mut level = 1; // 0 is the C function that asks
-            while lua_getstack(state, level, &mut frame) != 0 {
-                lua_getinfo(state, c"Sf".as_ptr(), &mut frame);
-                let function = lua_tocfunction(state, -1);
-                lua_pop(state, 1);
-                let lua_code = *frame.what.cast::<u8>() != b'C';
-                if !lua_code && !function.is_some_and(|f| is_protected_call(state, f)) {
-                    return false;
-                }
-                level += 1;
-            }
-            true
-        }
-    }
-
-    /// Whether this is the `pcall` or the `xpcall` of the base library, which 5.2 can yield across.
-    #[cfg(feature = "lua52")]
-    unsafe fn is_protected_call(state: *mut lua_State, function: lua_CFunction) -> bool {
-        // SAFETY: pushes and pops two values, reading tables raw.
-        unsafe {
-            lua_pushglobaltable(state);
-            let mut same = false;
-            for name in [c"pcall", c"xpcall"] {
-                lua_pushstring(state, name.as_ptr());
-                lua_rawget(state, -2);
-                same |= lua_tocfunction(state, -1).is_some_and(|f| f as usize == function as usize);
-                lua_pop(state, 1);
-            }
-            lua_pop(state, 1);
-            same
-        }
+    pub unsafe fn is_yieldable(state: *mut lua_State, flavor: Flavor) -> bool {
+        // SAFETY: `flavor` read this word of a thread of the same state. The main thread's is never 0.
+        flavor.counters.is_some_and(|at| unsafe { *state.cast::<u16>().add(at) == 0 })
     }
 
     /// Never raises: drops the hooks of a coroutine that is to be used again.
@@ -279,21 +217,29 @@ mod version {
         unsafe { lua_sethook(to, None, 0, 0) };
     }
 
-    /// Runs the to-be-closed variables of a coroutine that ended with an error. Their own errors replace
-    /// the one on its stack.
-    pub unsafe fn close_thread(state: *mut lua_State, thread: *mut lua_State) {
-        let _ = (state, thread);
-        // SAFETY: a thread of this state that is not running.
-        #[cfg(feature = "lua54")]
+    /// Runs the to-be-closed variables of a coroutine that ended with an error, which is at `index` of `state`.
+    /// An error of theirs takes its place.
+    #[cfg(any(feature = "lua54", feature = "lua55"))]
+    pub unsafe fn close_thread(state: *mut lua_State, thread: *mut lua_State, index: c_int) {
+        // SAFETY: a thread of this state that is not running. The error goes back first, since some 5.4 read
+        // it there; what is on the thread afterwards is the error that counts, if there is any.
         unsafe {
+            lua_pushvalue(state, index);
+            lua_xmove(state, thread, 1);
+            #[cfg(feature = "lua54")]
             lua_resetthread(thread);
-        }
-        // SAFETY: as above.
-        #[cfg(feature = "lua55")]
-        unsafe {
+            #[cfg(feature = "lua55")]
             lua_closethread(thread, state);
+            if lua_gettop(thread) > 0 {
+                lua_xmove(thread, state, 1);
+                lua_replace(state, index - 1);
+            }
         }
     }
+
+    /// Closes nothing: these Lua have no to-be-closed variables.
+    #[cfg(any(feature = "lua52", feature = "lua53"))]
+    pub unsafe fn close_thread(_: *mut lua_State, _: *mut lua_State, _: c_int) {}
 
     /// The environment is an ordinary upvalue.
     pub const HAS_FENV: bool = false;
@@ -311,6 +257,54 @@ mod version {
         #[cfg(not(feature = "lua52"))]
         return unsafe { lua_isinteger(state, index) != 0 };
     }
+}
+
+/// Words of a thread's memory that are looked at: less than any Lua allocates for one.
+#[cfg(any(feature = "lua51", feature = "lua52"))]
+const WORDS: usize = if size_of::<usize>() == 8 { 64 } else { 40 };
+
+/// What a thread's memory looks like in three nested C calls.
+#[cfg(any(feature = "lua51", feature = "lua52"))]
+struct Samples {
+    level: usize,
+    words: [[u16; WORDS]; 3],
+}
+
+/// Runs a coroutine of three nested C calls and returns what its thread's memory looked like in each.
+///
+/// # Safety
+/// `state` is a running thread of PUC Lua with five stack slots free. May raise.
+#[cfg(any(feature = "lua51", feature = "lua52"))]
+unsafe fn sample_calls(state: *mut lua_State) -> Option<[[u16; WORDS]; 3]> {
+    let mut samples = Samples { level: 0, words: [[0; WORDS]; 3] };
+    // SAFETY: the probe gets a pointer to this frame, which outlives the resume.
+    unsafe {
+        let thread = lua_newthread(state);
+        lua_pushcfunction(thread, probe);
+        lua_pushlightuserdata(thread, (&raw mut samples).cast());
+        let mut count = 0;
+        let status = lua_resume(thread, state, 1, &mut count);
+        lua_pop(state, 1);
+        (status == LUA_OK && samples.level == 3).then_some(samples.words)
+    }
+}
+
+/// Notes the thread's words and calls itself, three levels in all.
+#[cfg(any(feature = "lua51", feature = "lua52"))]
+unsafe extern "C-unwind" fn probe(state: *mut lua_State) -> c_int {
+    // SAFETY: `sample_calls` passes its samples; a thread is larger than what is read.
+    unsafe {
+        let samples = lua_touserdata(state, 1).cast::<Samples>();
+        let level = (*samples).level;
+        std::ptr::copy_nonoverlapping(state.cast(), (&raw mut (*samples).words[level]).cast::<u16>(), WORDS);
+        (*samples).level += 1;
+        if level < 2 {
+            lua_pushcfunction(state, probe);
+            lua_pushvalue(state, 1);
+            lua_call(state, 1, 0);
+        }
+    }
+    0
 }
 
 pub use version::*;

@@ -72,7 +72,7 @@ unsafe fn send_values(inst: *mut Inst, state: *mut lua_State, count: c_int, subm
     // SAFETY: the inst is borrowed for single statements; what is owned is dropped or handed on before any
     // call that raises.
     unsafe {
-        let pool = pools::find(inst, state, 1)?;
+        let pool = pools::find(inst, state, 1).inspect_err(|_| lua::lua_pop(state, count))?;
         let carries_tls = submit.with_tls && (*inst).tls_used && push_tls(inst, state);
         let count = count + c_int::from(carries_tls);
         let mut task = (*inst).new_task(submit.ticket);

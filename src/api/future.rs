@@ -137,6 +137,7 @@ unsafe fn keep(inst: *mut Inst, future: *mut Future, state: *mut lua_State) -> c
     // SAFETY: nothing is owned once the outcome is on the stack.
     unsafe {
         let ticket = (*future).ticket;
+        lua::luaL_checkstack(state, 10, std::ptr::null());
         let raised = matches!((*inst).tickets.peek(ticket).map(|task| &task.outcome), Some(Outcome::Raised));
         let all = call::push_taken(inst, state, ticket);
         if let Some(kept) = scalar(state, all) {

@@ -116,6 +116,7 @@ pub unsafe fn close(inst: *mut Inst, state: *mut lua_State, hosts: &AtomicUsize)
                 eprintln!("threadpool: gave up waiting for {thread}, which still runs the task {place}");
             }
         }
+        (*inst).closing = true;
         let handler = (*inst).refs.last_report;
         for task in (*inst).close() {
             if !matches!(task.outcome, Outcome::Returned) {

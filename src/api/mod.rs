@@ -172,7 +172,7 @@ unsafe fn inst(state: *mut lua_State) -> *mut Inst {
     // SAFETY: as the caller says.
     unsafe {
         let inst = inst_of(state);
-        if inst.is_null() {
+        if inst.is_null() || (*inst).closing {
             arguments::raise_closed(state);
         }
         inst

@@ -104,6 +104,7 @@ fn renewed(object: &mut Object) -> &mut Object {
         && !pool.is_of_this_process()
         && let Ok(again) = executor::reborn(pool, workers)
     {
+        again.add_handle();
         std::mem::forget(object.0.replace(again));
     }
     object
@@ -177,6 +178,9 @@ unsafe extern "C-unwind" fn fixed(state: *mut lua_State) -> c_int {
         if lua::lua_type(state, 2) > lua::LUA_TNIL && lua::lua_type(state, 2) != lua::LUA_TSTRING {
             arguments::raise(state, c"fixed: option name must be a string", 2);
         }
+        if lua::bytes_at(state, 2).contains(&0) {
+            arguments::raise(state, c"fixed: option name must be a string without NUL", 2);
+        }
         let count = push_pool(inst, state, || {
             let name = String::from_utf8_lossy(lua::bytes_at(state, 2)).into_owned();
             executor::create(
@@ -206,6 +210,7 @@ unsafe extern "C-unwind" fn pools(state: *mut lua_State) -> c_int {
     // SAFETY: the list of ids is copied to the stack of this frame before anything raises.
     unsafe {
         let inst = inst(state);
+        lua::lua_settop(state, 0);
         let mut ids = [0u32; 256];
         let all = executor::list();
         let count = all.len().min(ids.len());
@@ -291,6 +296,16 @@ unsafe extern "C-unwind" fn wait_for_termination(state: *mut lua_State) -> c_int
         let inst = inst(state);
         let pool = receiver(inst, state);
         let deadline = arguments::deadline(state, 2, c"timeout must be a number of seconds or nil");
+        let own = (*inst)
+            .worker
+            .as_ref()
+            .and_then(|worker| worker.pool())
+            .is_some_and(|own| Arc::ptr_eq(&own, pool));
+        if own && deadline.is_none() && !pool.is_terminated() {
+            let text = format!("a task of pool '{}' would wait for its own end", pool.options.name);
+            (*inst).failure = Some(Error::new(Code::Deadlock, text));
+            arguments::raise_failure(inst, state);
+        }
         let blocking = (*inst).worker.as_ref().and_then(|worker| worker.pool()).map(|pool| pool.block());
         let ended = pool.wait_for_termination(deadline);
         drop(blocking);

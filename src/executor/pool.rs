@@ -4,7 +4,6 @@
 //! worker has gone). Workers are started by the submit that needs them.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,8 +55,6 @@ pub struct Pool {
     handles: AtomicUsize,
     /// Spinning is for nothing where there is one processor only.
     spins: bool,
-    /// Why no worker can be started, once that is certain.
-    broken: OnceLock<Error>,
     /// Tasks of workers that have left; the others keep their own count.
     ended_before: AtomicU64,
     staff: Mutex<Staff>,
@@ -90,7 +87,6 @@ impl Pool {
             blocked: AtomicUsize::new(0),
             handles: AtomicUsize::new(0),
             spins: crate::sys::processor_count() > 1,
-            broken: OnceLock::new(),
             ended_before: AtomicU64::new(0),
             staff: Mutex::default(),
             terminated: Condvar::new(),
@@ -118,7 +114,7 @@ impl Pool {
         if self.state.load(Ordering::SeqCst) != RUNNING {
             return Err(Error::new(Code::Rejected, format!("pool '{}' is shut down", self.options.name)));
         }
-        self.broken.get().map_or(Ok(()), |why| Err(why.clone()))
+        Ok(())
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -150,10 +146,7 @@ impl Pool {
                 continue;
             }
             if let Err(error) = self.hire() {
-                let left = self.size.fetch_sub(1, Ordering::SeqCst) - 1;
-                if left == 0 {
-                    self.break_down(error);
-                }
+                self.not_hired(error);
             }
             return;
         }
@@ -175,18 +168,16 @@ impl Pool {
         Ok(())
     }
 
-    /// No worker can be had: rejects all that is queued, and whatever comes.
-    fn break_down(&self, error: Error) {
-        let _ = self.broken.set(error.clone());
+    /// A worker could not be started, or could not start its runner: its place is free again. Those that are
+    /// left see to the queue; if there is none, what is queued is rejected, and the next submit tries again.
+    pub(super) fn not_hired(&self, error: Error) {
+        if self.size.fetch_sub(1, Ordering::SeqCst) > 1 {
+            self.sleep.notify();
+            return;
+        }
         while let Some(task) = self.queue.pop() {
             task.fail(error.clone());
         }
-    }
-
-    /// A worker that could not start its runner gives up its place.
-    pub(super) fn break_down_and_leave(&self, error: Error) {
-        self.break_down(error);
-        self.size.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub(super) fn queue(&self) -> &Queue<Box<Task>> {

@@ -30,6 +30,8 @@ struct Registry {
 }
 
 struct Pools {
+    /// While the process, or its last Lua state, ends: no pool is made.
+    closing: bool,
     next_id: u32,
     named: Vec<Arc<Pool>>,
     unnamed: Vec<Weak<Pool>>,
@@ -47,7 +49,12 @@ fn registry(factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<&'static Regis
     let make = || Registry {
         generation,
         factory: factory(),
-        pools: Mutex::new(Pools { next_id: PREDEFINED.len() as u32, named: Vec::new(), unnamed: Vec::new() }),
+        pools: Mutex::new(Pools {
+            closing: false,
+            next_id: PREDEFINED.len() as u32,
+            named: Vec::new(),
+            unnamed: Vec::new(),
+        }),
     };
     if let Some(registry) = current() {
         return Ok(registry);
@@ -91,13 +98,19 @@ impl Pools {
     }
 
     /// The pool predefined under this id, made if this is its first use.
-    fn predefined(&mut self, id: u32, factory: &Arc<dyn Factory>) -> Arc<Pool> {
+    fn predefined(&mut self, id: u32, factory: &Arc<dyn Factory>) -> Result<Arc<Pool>> {
         if let Some(pool) = self.named.iter().find(|pool| pool.id == id && pool.is_running()) {
-            return pool.clone();
+            return Ok(pool.clone());
         }
+        self.open()?;
         let pool = Pool::new(id, predefined(id), factory.clone());
         self.named.push(pool.clone());
-        pool
+        Ok(pool)
+    }
+
+    /// Fails while no pool may be made.
+    fn open(&self) -> Result<()> {
+        if self.closing { Err(Error::new(Code::Closed, "the program is ending")) } else { Ok(()) }
     }
 }
 
@@ -107,6 +120,7 @@ impl Pools {
 pub fn create(mut options: Options, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<Pool>> {
     let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
+    pools.open()?;
     pools.named.retain(|pool| !pool.is_terminated());
     pools.unnamed.retain(|pool| pool.strong_count() > 0);
     let taken = |name: &str| {
@@ -137,7 +151,7 @@ pub fn reborn(pool: &Pool, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result
     let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
     if (pool.id as usize) < PREDEFINED.len() {
-        return Ok(pools.predefined(pool.id, &registry.factory));
+        return pools.predefined(pool.id, &registry.factory);
     }
     if let Some(known) = pools.find(|known| known.id == pool.id) {
         return Ok(known);
@@ -158,7 +172,7 @@ pub fn by_name(name: &str, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result
     let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
     if let Some(id) = PREDEFINED.iter().position(|p| p.eq_ignore_ascii_case(name)) {
-        return Ok(pools.predefined(id as u32, &registry.factory));
+        return pools.predefined(id as u32, &registry.factory);
     }
     pools
         .find(|pool| pool.options.name.eq_ignore_ascii_case(name))
@@ -170,7 +184,7 @@ pub fn by_id(id: u32, factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<Arc<
     let registry = registry(factory)?;
     let mut pools = lock(&registry.pools);
     if (id as usize) < PREDEFINED.len() {
-        return Ok(pools.predefined(id, &registry.factory));
+        return pools.predefined(id, &registry.factory);
     }
     pools.find(|pool| pool.id == id).ok_or_else(|| no_pool(format!("has the id {id}")))
 }
@@ -201,6 +215,9 @@ pub fn retire(pool: &Arc<Pool>) {
 /// Gives up when no task has ended for `patience`, and returns what still ran then: thread names with the
 /// code ids of their tasks. Those threads are left alone; pools made later are not affected.
 pub fn shutdown_all(patience: Duration) -> Vec<(String, u64)> {
+    if let Some(registry) = current() {
+        lock(&registry.pools).closing = true;
+    }
     let all = list();
     all.iter().for_each(|pool| pool.shutdown());
     let ended = || all.iter().map(|pool| pool.ended()).sum::<u64>();
@@ -224,6 +241,7 @@ pub fn shutdown_all(patience: Duration) -> Vec<(String, u64)> {
 fn forget(gone: &[Arc<Pool>]) {
     if let Some(registry) = current() {
         let mut pools = lock(&registry.pools);
+        pools.closing = false;
         pools.named.retain(|pool| !gone.iter().any(|other| Arc::ptr_eq(other, pool)));
     }
 }

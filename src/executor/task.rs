@@ -123,6 +123,6 @@ pub trait Runner {
 
 /// Makes the runner of a worker, on that worker's thread.
 pub trait Factory: Send + Sync {
-    /// A fresh runner; on failure the pool is broken and its tasks are rejected with the error.
+    /// A fresh runner; where no worker has one, queued tasks are rejected with the error.
     fn start(&self, worker: Arc<Worker>) -> Result<Box<dyn Runner>>;
 }

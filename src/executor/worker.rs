@@ -116,7 +116,7 @@ pub(super) fn main(pool: Arc<Pool>, worker: Arc<Worker>, factory: &dyn Factory) 
     let guard = AbortOnPanic;
     match factory.start(worker.clone()) {
         Ok(mut runner) => work(&pool, &worker, &mut *runner),
-        Err(error) => pool.break_down_and_leave(error),
+        Err(error) => pool.not_hired(error),
     }
     std::mem::forget(guard);
     pool.left(&worker);
@@ -125,10 +125,12 @@ pub(super) fn main(pool: Arc<Pool>, worker: Arc<Worker>, factory: &dyn Factory) 
 /// Runs tasks until the worker may leave.
 fn work(pool: &Arc<Pool>, worker: &Arc<Worker>, runner: &mut dyn Runner) {
     loop {
-        runner.turn();
+        // The queue first: whoever stopped searching for a task must start it before it does anything that may
+        // take long, since nobody else was woken for it.
         if let Some(task) = pool.queue().pop() {
             runner.run(task);
-        } else if !search(pool, worker, runner) {
+            runner.turn();
+        } else if !runner.turn() && !search(pool, worker, runner) {
             return;
         }
     }

@@ -84,11 +84,17 @@ pub unsafe fn attach(inst: &mut Inst, state: *mut lua_State, task: &mut Task) {
         if changed {
             let [path, cpath] = cache.values.map(|value| {
                 lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, value.into());
-                let bytes = lua::bytes_at(state, -1).to_vec().into_boxed_slice();
+                let is_path = lua::lua_type(state, -1) == lua::LUA_TSTRING;
+                let bytes = is_path.then(|| lua::bytes_at(state, -1).to_vec().into_boxed_slice());
                 lua::lua_pop(state, 1);
                 bytes
             });
-            cache.sent = Some(Arc::new(Context { path, cpath }));
+            // A host that has no search paths has none to send: its tasks find those of the worker.
+            cache.sent = path.zip(cpath).map(|(path, cpath)| Arc::new(Context { path, cpath }));
+        }
+        if cache.sent.is_none() {
+            task.context = None;
+            return;
         }
         let same = |of: &Arc<Context>| cache.sent.as_ref().is_some_and(|sent| Arc::ptr_eq(of, sent));
         if !task.context.as_ref().is_some_and(same) {

@@ -102,6 +102,8 @@ pub struct Inst {
     free_bytes: usize,
     /// The fork generation: see [`forget_parent`](Inst::forget_parent).
     generation: u64,
+    /// The state is closing: what is submitted now would have nobody to come back to.
+    pub closing: bool,
     /// Spinning is for nothing where the one processor is this thread's.
     spins: bool,
     /// Whether the host knows the descriptor, which then must tell the truth at all times.
@@ -151,6 +153,7 @@ impl Inst {
             free_bytes: 0,
             generation: crate::sys::generation(),
             spins: crate::sys::processor_count() > 1,
+            closing: false,
             exposed: false,
         }
     }
@@ -194,6 +197,9 @@ impl Inst {
 
     /// Takes the box of a task whose outcome was delivered, to fill it again.
     pub fn recycle(&mut self, mut task: Box<Task>) {
+        if !std::ptr::addr_eq(Arc::as_ptr(&task.sink), Arc::as_ptr(&self.inbox)) {
+            return; // from before a fork: its way leads to the parent's inbox
+        }
         task.packet.clear();
         task.outcome = Outcome::Pending;
         task.completes = false;

@@ -134,7 +134,8 @@ impl executor::Runner for Runner {
     }
 
     fn parked(&self) -> usize {
-        self.parked.len()
+        // What this state has submitted comes back to it: it stays until then.
+        self.parked.len() + self.inst_ref().pending
     }
 }
 
@@ -353,6 +354,16 @@ impl Runner {
         }
         self.worker.unpark(run.task.code);
         self.worker.set_running(run.task.code);
+        // SAFETY: on the worker's thread, with no Lua running.
+        unsafe {
+            let main = self.main;
+            context::apply(self.inst(), main, &run.task);
+            if lua::lua_status(run.thread.state) != lua::LUA_YIELD {
+                let text = "the task's coroutine was resumed by another one";
+                self.abandon(run, Outcome::Failed(Error::new(Code::Lost, text)));
+                return self.worker.set_running(0);
+            }
+        }
         // SAFETY: the coroutine was parked by a yield.
         unsafe { self.resume(run, 0) };
         self.worker.set_running(0);
@@ -432,11 +443,11 @@ impl Runner {
             // The traceback first: closing the coroutine unwinds its stack.
             let status = protect.call(main, 0, |state| {
                 lua::luaL_traceback(state, thread, ptr::null(), 0);
-                lua::close_thread(state, thread);
                 match message {
                     Some(text) => lua::push_bytes(state, text.as_bytes()),
                     None => lua::lua_xmove(thread, state, 1),
                 }
+                lua::close_thread(state, thread, -1);
                 2
             });
             if status != lua::LUA_OK {

@@ -16,7 +16,8 @@ where
     F: FnOnce() + Send + 'static,
 {
     let _blocked = SignalsBlocked::new();
-    Builder::new().name(name).stack_size(stack_size).spawn(body)
+    // The operating system's names end at a NUL, and the builder panics at one.
+    Builder::new().name(name.replace('\0', "")).stack_size(stack_size).spawn(body)
 }
 
 /// Blocks signals on this thread until dropped; a thread started meanwhile inherits the mask for good.

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_int, c_void};
 
 use super::Transfer;
-use super::functions::{Pushed, Use};
+use super::functions::{Loaded, Pushed, Use};
 use crate::codec::wire::{self, MAX_DEPTH, MAX_KEYS, Malformed, Reader, tag};
 use crate::codec::{Handle, Packet};
 use crate::error::{Code, Error};
@@ -24,6 +24,8 @@ pub struct Job<'a> {
     pub packet: &'a Packet,
     /// Whether the first value is the function of a task.
     pub task: bool,
+    /// From [`Loaded::begin_packet`].
+    pub number: u64,
     /// The code of the task's function if that is to be given back.
     pub borrowed: Option<u64>,
     /// Set when all values are pushed.
@@ -124,6 +126,7 @@ pub unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
             handles: &job.packet.handles,
             decoder: job.decoder,
             task: job.task,
+            number: job.number,
             borrowed: &mut job.borrowed,
             keys: 0,
             defined: 0,
@@ -149,6 +152,7 @@ struct Build<'a> {
     handles: &'a [Handle],
     decoder: &'a mut Decoder,
     task: bool,
+    number: u64,
     borrowed: &'a mut Option<u64>,
     /// Key strings that the packet announced, and those met so far.
     keys: c_int,
@@ -619,12 +623,14 @@ impl Build<'_> {
         let met = Use {
             plain: !later && self.is_plain(code.upvalues),
             sole: sole && kind & (tag::SHARED | tag::LATER) == 0,
+            packet: self.number,
         };
         let count = c_int::from(code.upvalues);
         // SAFETY: pushes the function, or the message of a failed load.
         unsafe {
             let globals = (*self.transfer).globals;
-            match (*self.transfer).loaded.push(self.state, code, met, (*self.transfer).flavor, globals) {
+            let loaded = &raw mut (*self.transfer).loaded;
+            match Loaded::push(loaded, self.state, code, met, (*self.transfer).flavor, globals) {
                 Pushed::Function => {}
                 Pushed::Borrowed => *self.borrowed = Some(code.id),
                 Pushed::Failed => return self.no_such_name(),

@@ -15,7 +15,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use super::Transfer;
 use smallvec::SmallVec;
 
-use super::functions::NoCode;
+use super::functions::{NoCode, Sent};
 use super::path::{self, Roots};
 use crate::codec::wire::{self, MAX_DEPTH, MAX_KEYS, OutOfMemory, Writer, tag};
 use crate::codec::{Handle, Packet};
@@ -28,6 +28,8 @@ pub struct Job<'a> {
     pub encoder: &'a mut Encoder,
     pub packet: &'a mut Packet,
     pub roots: Roots,
+    /// Set when Lua's collector has to be started again: see `Walk::stop_collector`.
+    pub collector_stopped: bool,
     /// Set when all is written.
     pub done: bool,
 }
@@ -159,6 +161,7 @@ pub unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
                 out: Writer::new(&mut job.packet.bytes),
                 handles: &mut job.packet.handles,
                 encoder: job.encoder,
+                collector_stopped: &mut job.collector_stopped,
                 kind: job.roots,
                 later: JOB + roots + 1,
                 later_count: 0,
@@ -185,6 +188,7 @@ struct Walk<'a> {
     out: Writer<'a>,
     handles: &'a mut SmallVec<[Handle; 1]>,
     encoder: &'a mut Encoder,
+    collector_stopped: &'a mut bool,
     kind: Roots,
     /// Stack index of the table of containers whose bodies come later.
     later: c_int,
@@ -497,6 +501,9 @@ impl Walk<'_> {
             if has_meta {
                 lua::lua_pop(state, 1);
             }
+            if has_meta {
+                self.stop_collector();
+            }
             if captured || has_meta {
                 self.update_names()?;
             }
@@ -527,6 +534,18 @@ impl Walk<'_> {
         let kind = Kind::Table { at, array: 0, pairs: 0, in_array: true, value_next: false, meta };
         self.encoder.frames.push(Frame { slot, kind });
         Ok(())
+    }
+
+    /// Containers are known by their address, and nothing else need hold one that was reached through a weak
+    /// table: from the first metatable on nothing may be collected until the packet is written.
+    unsafe fn stop_collector(&mut self) {
+        // SAFETY: neither call raises. PUC 5.1 does not say whether its collector runs, and answers -1.
+        unsafe {
+            if !*self.collector_stopped && lua::lua_gc(self.state, lua::GC_IS_RUNNING, 0) == 1 {
+                lua::lua_gc(self.state, lua::LUA_GCSTOP, 0);
+                *self.collector_stopped = true;
+            }
+        }
     }
 
     /// What is to be done about the metatable of the table on top, which has one.
@@ -566,7 +585,7 @@ impl Walk<'_> {
                     return self.foreign(index);
                 }
             }
-            let code = match (*self.transfer).sent.code(state, index) {
+            let code = match Sent::code(&raw mut (*self.transfer).sent, state, index) {
                 Ok(code) => code,
                 Err(NoCode::Memory) => return self.memory(),
                 Err(NoCode::Refused) => return self.refuse("this function cannot be sent"),
@@ -575,7 +594,7 @@ impl Walk<'_> {
             if self.handles.try_reserve(1).is_err() {
                 return self.memory();
             }
-            self.handles.push(Handle::Code(code.clone()));
+            self.handles.push(Handle::Code(code));
             self.see(address)?;
             let put_off = self.encoder.frames.len() >= MAX_DEPTH;
             self.wrote_tag(if put_off { tag::FUNCTION | tag::LATER } else { tag::FUNCTION })?;
@@ -646,7 +665,7 @@ impl Walk<'_> {
                 };
                 return self.table_frame(slot + 1, meta);
             }
-            let code = (*self.transfer).sent.code(self.state, slot + 1);
+            let code = Sent::code(&raw mut (*self.transfer).sent, self.state, slot + 1);
             let count = code.map(|code| c_int::from(code.upvalues));
             match count {
                 Ok(count) => self

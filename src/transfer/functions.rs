@@ -83,30 +83,46 @@ impl Sent {
         }
     }
 
-    /// The code of the Lua function at `index`. May raise a memory error.
+    /// The code of the Lua function at `index`. May raise a memory error; `this` is a raw pointer because a
+    /// finalizer may run meanwhile that sends, too.
     ///
     /// # Safety
     /// Three stack slots are free and the index is absolute.
-    pub unsafe fn code(&mut self, state: *mut lua_State, index: c_int) -> Result<&Arc<codec::Code>, NoCode> {
+    pub unsafe fn code(
+        this: *mut Sent,
+        state: *mut lua_State,
+        index: c_int,
+    ) -> Result<Arc<codec::Code>, NoCode> {
         // SAFETY: balanced; the function is anchored at `index` throughout.
         unsafe {
             let address = lua::lua_topointer(state, index);
             let slot = slot_of(address);
-            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.ring.into());
+            lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*this).ring.into());
             lua::lua_rawgeti(state, -1, slot as lua::lua_Integer + 1);
             let known = lua::lua_topointer(state, -1) == address;
             lua::lua_pop(state, 1);
-            if !known || self.codes[slot].as_ref().is_none_or(|(of, _)| *of != address) {
-                // The slot is emptied first: an error below must not leave it half right.
-                self.codes[slot] = None;
-                let code = self.dump(state, index)?;
-                self.codes[slot] = Some((address, code));
-                lua::lua_pushvalue(state, index);
-                lua::lua_rawseti(state, -2, slot as lua::lua_Integer + 1);
+            if known && let Some(code) = (*this).known(slot, address) {
+                lua::lua_pop(state, 1);
+                return Ok(code);
             }
+            // Listed before it is dumped, so that nothing is owned where Lua may raise; the slot is emptied
+            // first, since an error must not leave it half right.
+            (*this).remember(slot, None);
+            lua::lua_pushvalue(state, index);
+            lua::lua_rawseti(state, -2, slot as lua::lua_Integer + 1);
             lua::lua_pop(state, 1);
-            self.codes[slot].as_ref().map(|(_, code)| code).ok_or(NoCode::Refused)
+            let code = (*this).dump(state, index)?;
+            (*this).remember(slot, Some((address, code.clone())));
+            Ok(code)
         }
+    }
+
+    fn known(&self, slot: usize, address: *const c_void) -> Option<Arc<codec::Code>> {
+        self.codes[slot].as_ref().filter(|(of, _)| *of == address).map(|(_, code)| code.clone())
+    }
+
+    fn remember(&mut self, slot: usize, code: Option<(*const c_void, Arc<codec::Code>)>) {
+        self.codes[slot] = code;
     }
 
     /// Dumps the function and finds, or makes, the code for that dump.
@@ -203,6 +219,8 @@ pub struct Use {
     pub plain: bool,
     /// It is the function of a task, and nothing else in the packet refers to it.
     pub sole: bool,
+    /// The number of the packet.
+    pub packet: u64,
 }
 
 /// What [`Loaded::push`] pushed.
@@ -216,9 +234,11 @@ pub enum Pushed {
 }
 
 impl Loaded {
-    /// A new packet is being decoded.
-    pub fn begin_packet(&mut self) {
+    /// A new packet is being decoded; its number tells it from those that are decoded meanwhile, by a module
+    /// that is loaded for it.
+    pub fn begin_packet(&mut self) -> u64 {
         self.packet += 1;
+        self.packet
     }
 
     /// The run of a borrowed function has ended.
@@ -228,12 +248,23 @@ impl Loaded {
         }
     }
 
-    /// Pushes a function of this code. May raise.
+    /// A function of this code that may be used now: marked as used.
+    fn take(&mut self, code: &codec::Code, met: Use, renewable: bool) -> Option<c_int> {
+        let entry = self.by_code.get_mut(&code.id)?;
+        if entry.packet == met.packet || entry.borrowed || !(met.plain || renewable) {
+            return None;
+        }
+        (entry.packet, entry.borrowed) = (met.packet, met.sole);
+        Some(entry.reference)
+    }
+
+    /// Pushes a function of this code. May raise; `this` is a raw pointer because a finalizer may run
+    /// meanwhile that decodes, too.
     ///
     /// # Safety
     /// Six stack slots are free; `globals` is the address of the state's globals.
     pub unsafe fn push(
-        &mut self,
+        this: *mut Loaded,
         state: *mut lua_State,
         code: &codec::Code,
         met: Use,
@@ -241,29 +272,21 @@ impl Loaded {
         globals: *const c_void,
     ) -> Pushed {
         let renewable = met.sole && flavor.renewable && code.upvalues <= lua::MAX_FACTORY_CELLS;
-        // SAFETY: each branch leaves exactly one value.
+        let pushed = if met.sole { Pushed::Borrowed } else { Pushed::Function };
+        // SAFETY: each branch leaves exactly one value; `this` is borrowed for single statements.
         unsafe {
-            if let Some(entry) = self.by_code.get_mut(&code.id)
-                && entry.packet != self.packet
-                && !entry.borrowed
-                && (met.plain || renewable)
-            {
-                entry.packet = self.packet;
-                let reference = entry.reference;
+            if let Some(reference) = (*this).take(code, met, renewable) {
                 lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, reference.into());
-                if met.plain {
-                    if is_pristine(state, code.upvalues, globals) {
-                        return Pushed::Function;
-                    }
-                    lua::lua_pop(state, 1);
-                    self.forget(state, code.id);
-                } else {
-                    self.renew(state, code.upvalues);
-                    if let Some(entry) = self.by_code.get_mut(&code.id) {
-                        entry.borrowed = true;
-                    }
-                    return Pushed::Borrowed;
+                if !met.plain {
+                    renew(this, state, code.upvalues);
+                    return pushed;
                 }
+                if is_pristine(state, code.upvalues, globals) {
+                    return pushed;
+                }
+                lua::lua_pop(state, 1);
+                (*this).by_code.remove(&code.id);
+                lua::luaL_unref(state, lua::LUA_REGISTRYINDEX, reference);
             }
             let bytes = code.bytes.as_ptr().cast();
             if lua::luaL_loadbufferx(state, bytes, code.bytes.len(), c"=task".as_ptr(), c"b".as_ptr())
@@ -275,67 +298,57 @@ impl Loaded {
             // code would otherwise never run. Pushing a string looks.
             lua::lua_pushliteral(state, c"");
             lua::lua_pop(state, 1);
-            if (met.plain || renewable) && !self.by_code.contains_key(&code.id) {
-                return self.keep(state, code.id, !met.plain);
+            if (met.plain || renewable) && !(*this).by_code.contains_key(&code.id) {
+                keep(this, state, code.id, met);
+                return pushed;
             }
             Pushed::Function
         }
     }
+}
 
-    /// Keeps the function on top for later.
-    unsafe fn keep(&mut self, state: *mut lua_State, code: u64, borrowed: bool) -> Pushed {
-        // SAFETY: one slot; the reference is ours until `unref`.
-        unsafe {
-            if self.by_code.len() >= CACHE {
-                self.forget_all(state);
-            }
-            lua::lua_pushvalue(state, -1);
-            let reference = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
-            self.by_code.insert(code, Entry { reference, packet: self.packet, borrowed });
-        }
-        if borrowed { Pushed::Borrowed } else { Pushed::Function }
-    }
-
-    unsafe fn forget(&mut self, state: *mut lua_State, code: u64) {
-        if let Some(entry) = self.by_code.remove(&code) {
-            // SAFETY: our reference, used no more.
-            unsafe { lua::luaL_unref(state, lua::LUA_REGISTRYINDEX, entry.reference) };
-        }
-    }
-
-    unsafe fn forget_all(&mut self, state: *mut lua_State) {
-        for entry in self.by_code.values() {
-            // SAFETY: our references, used no more once the map is empty. `luaL_unref` sets existing
-            // fields only, so it does not raise.
-            unsafe { lua::luaL_unref(state, lua::LUA_REGISTRYINDEX, entry.reference) };
-        }
-        self.by_code.clear();
-    }
-
-    /// Gives the function on top `count` cells that nobody has.
-    unsafe fn renew(&mut self, state: *mut lua_State, count: u8) {
-        if count == 0 {
-            return;
-        }
-        // SAFETY: the factory takes nothing and returns a closure with `count` upvalues.
-        unsafe {
-            match self.factories.get(&count) {
-                Some(reference) => {
-                    lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, (*reference).into());
+/// Keeps the function on top for later. May raise.
+unsafe fn keep(this: *mut Loaded, state: *mut lua_State, code: u64, met: Use) {
+    // SAFETY: one slot; the reference is ours until `unref`, which sets existing fields only and does not raise.
+    unsafe {
+        if (*this).by_code.len() >= CACHE {
+            // All but those that run: their tasks will give them back.
+            (*this).by_code.retain(|_, entry| {
+                if !entry.borrowed {
+                    lua::luaL_unref(state, lua::LUA_REGISTRYINDEX, entry.reference);
                 }
-                None => {
-                    push_factory(state, count);
-                    lua::lua_pushvalue(state, -1);
-                    let reference = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
-                    self.factories.insert(count, reference);
-                }
-            }
-            lua::lua_call(state, 0, 1);
-            for n in 1..=c_int::from(count) {
-                lua::upvalue_join(state, -2, n, -1, n);
-            }
-            lua::lua_pop(state, 1);
+                entry.borrowed
+            });
         }
+        lua::lua_pushvalue(state, -1);
+        let reference = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+        (*this).by_code.insert(code, Entry { reference, packet: met.packet, borrowed: met.sole });
+    }
+}
+
+/// Gives the function on top `count` cells that nobody has. May raise.
+unsafe fn renew(this: *mut Loaded, state: *mut lua_State, count: u8) {
+    if count == 0 {
+        return;
+    }
+    // SAFETY: the factory takes nothing and returns a closure with `count` upvalues.
+    unsafe {
+        match (*this).factories.get(&count).copied() {
+            Some(reference) => {
+                lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, reference.into());
+            }
+            None => {
+                push_factory(state, count);
+                lua::lua_pushvalue(state, -1);
+                let reference = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+                (*this).factories.insert(count, reference);
+            }
+        }
+        lua::lua_call(state, 0, 1);
+        for n in 1..=c_int::from(count) {
+            lua::upvalue_join(state, -2, n, -1, n);
+        }
+        lua::lua_pop(state, 1);
     }
 }
 

@@ -103,7 +103,14 @@ impl Transfer {
         // SAFETY: borrowed for this statement only, as everywhere here.
         let mut encoder = unsafe { (*this).encoder.take().unwrap_or_default() };
         packet.clear();
-        let mut job = encode::Job { transfer: this, encoder: &mut encoder, packet, roots, done: false };
+        let mut job = encode::Job {
+            transfer: this,
+            encoder: &mut encoder,
+            packet,
+            roots,
+            collector_stopped: false,
+            done: false,
+        };
         let job: *mut encode::Job = &mut job;
         // SAFETY: the C function, its job and the values are the whole call; the job outlives it.
         let done = unsafe {
@@ -113,6 +120,9 @@ impl Transfer {
             lua::lua_insert(state, -(count + 2));
             lua::lua_insert(state, -(count + 2));
             let status = lua::lua_pcall(state, count + 1, 0, 0);
+            if (*job).collector_stopped {
+                lua::lua_gc(state, lua::LUA_GCRESTART, 0);
+            }
             if status != lua::LUA_OK { Err(caught(state, status)) } else { Ok((*job).done) }
         };
         let result = match done {
@@ -144,12 +154,17 @@ impl Transfer {
         task: bool,
     ) -> Result<(c_int, Option<u64>)> {
         // SAFETY: borrowed for one statement only, as everywhere here.
-        let mut decoder = unsafe {
-            (*this).loaded.begin_packet();
-            (*this).decoder.take().unwrap_or_default()
+        let (number, mut decoder) =
+            unsafe { ((*this).loaded.begin_packet(), (*this).decoder.take().unwrap_or_default()) };
+        let mut job = decode::Job {
+            transfer: this,
+            decoder: &mut decoder,
+            packet,
+            task,
+            number,
+            borrowed: None,
+            done: false,
         };
-        let mut job =
-            decode::Job { transfer: this, decoder: &mut decoder, packet, task, borrowed: None, done: false };
         let job: *mut decode::Job = &mut job;
         // SAFETY: as in `encode`.
         let (result, borrowed) = unsafe {

@@ -122,6 +122,8 @@ impl Names {
         unsafe {
             lua::lua_rawgeti(state, lua::LUA_REGISTRYINDEX, self.tables.by_value.into());
             let by_value = lua::lua_gettop(state);
+            // Until it is done it has not been done: an error on the way must not pass for a scan.
+            self.fingerprint = 0;
             let (live, all): (*mut Addresses, *mut Addresses) = (&mut self.live, &mut self.all);
             (*live).clear();
             (*all).clear();
