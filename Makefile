@@ -5,7 +5,7 @@ CARGO ?= cargo
 export CARGO
 
 .DEFAULT_GOAL := build
-.PHONY: build install test lint demo bench valgrind clean
+.PHONY: build install test lint demo bench valgrind fuzz clean
 
 # build/<abi>/threadpool.so for every Lua on this machine; one build serves Lua 5.1 and LuaJIT.
 build:
@@ -15,11 +15,12 @@ build:
 install:
 	@scripts/install.sh
 
-# Layers 0 to 2 without any Lua, then every spec on every interpreter. ARGS goes to busted.
+# Layers 0 to 2 without any Lua, damaged packets, then every spec on every interpreter. ARGS goes to busted.
 test:
 	@scripts/setup.sh test
 	@scripts/build.sh
 	$(CARGO) test --locked
+	for abi in 51 54; do $(CARGO) test --locked --features lua$$abi,vendored,fuzzing --test packets || exit; done
 	@scripts/spec.sh $(ARGS)
 
 # rustfmt, clippy, luacheck, and who may name whom.
@@ -44,5 +45,11 @@ valgrind:
 	@LUA=lua5.4 scripts/build.sh
 	@scripts/memcheck.sh $(ARGS)
 
+# Looks for packets that crash the decoder, or cost it too much, for SECONDS each target of fuzz/.
+SECONDS ?= 600
+fuzz:
+	@scripts/setup.sh fuzz
+	@scripts/fuzz.sh $(SECONDS) $(ARGS)
+
 clean:
-	rm -rf build target
+	rm -rf build target fuzz/target

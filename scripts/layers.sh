@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 find src -name '*.rs' -print0 | sort -z | xargs -0 awk '
 BEGIN {
-    split("error 0 sync 0 sys 0 codec 1 executor 2 completion 2 shared 2 lua 2.5 transfer 3 runtime 4 api 5", list, " ")
+    split("error 0 sync 0 sys 0 codec 1 executor 2 completion 2 shared 2 lua 2.5 transfer 3 runtime 4 api 5 fuzzing 6", list, " ")
     for (i = 1; i in list; i += 2) rank[list[i]] = list[i + 1]
 }
 

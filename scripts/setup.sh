@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
-target=${1:?setup.sh test|demo|bench|lint|valgrind}
+target=${1:?setup.sh test|demo|bench|lint|valgrind|fuzz}
 cargo=${CARGO:-cargo}
 
 # Each entry is a command, or what `have` knows; `package` and `purpose` say the rest.
@@ -17,6 +17,7 @@ case $target in
     bench) want="cc ${luas:+lua5.4 luajit} luv cjson" ;;
     valgrind) want="cc lua5.4 busted valgrind" ;;
     lint) want="cc luacheck" ;;
+    fuzz) want="cc c++" ;;
     *) echo "setup.sh: no such target: $target" >&2; exit 2 ;;
 esac
 
@@ -30,6 +31,7 @@ have() {
 package() {
     case $1 in
         cc) echo gcc ;;
+        c++) echo g++ ;;
         lua5.1.h) echo liblua5.1-0-dev ;;
         lua*.h) echo "lib${1%.h}-dev" ;;
         busted | luv | cjson) echo "lua-$1" ;;
@@ -41,6 +43,7 @@ package() {
 purpose() {
     case $1 in
         cc) echo "links the module" ;;
+        c++) echo "compiles libFuzzer" ;;
         lua*.h) echo "luarocks wants these headers, though the module does not" ;;
         lua5.* | luajit) echo "runs the module on $1" ;;
         busted) echo "runs the specs" ;;
@@ -107,17 +110,30 @@ need_components() {
     exit 1
 }
 
+need_fuzzer() {
+    if command -v rustup >/dev/null; then
+        rustup toolchain list | grep -q ^nightly ||
+            { echo "setup: make fuzz installs with rustup: nightly" && rustup toolchain install nightly --profile minimal; }
+        $cargo fuzz --version >/dev/null 2>&1 ||
+            { echo "setup: make fuzz installs with cargo: cargo-fuzz" && $cargo install --locked cargo-fuzz; }
+    fi
+    $cargo +nightly fuzz --version >/dev/null 2>&1 && return
+    echo "setup: missing: a nightly toolchain of rustup, and cargo-fuzz: they build the fuzz targets" >&2
+    exit 1
+}
+
 install_missing
 fatal=0
 for it in $(missing); do
     echo "setup: missing: $it (Debian package $(package "$it")): $(purpose "$it")" >&2
     # Other interpreters, and specs that need luarocks, are left out; without these there is nothing to run.
-    case $it in cc | busted | luv | luacheck | valgrind) fatal=1 ;; esac
+    case $it in cc | c++ | busted | luv | luacheck | valgrind) fatal=1 ;; esac
     [[ $target == valgrind ]] && fatal=1
 done
 need_rust
 case $target in
     lint) need_components ;;
+    fuzz) need_fuzzer ;;
     *) scripts/luas.sh >/dev/null || fatal=1 ;;
 esac
 ((fatal == 0)) || { echo "setup: make $target cannot go on without what is missing" >&2; exit 1; }

@@ -53,6 +53,9 @@ pub struct Decoded {
 
 /// What the allocator works on. Lua has a pointer to it.
 struct Account {
+    /// The allocator that the state was made with, which does the work.
+    inner: lua::lua_Alloc,
+    inner_data: *mut c_void,
     used: usize,
     peak: usize,
     memory: Memory,
@@ -71,14 +74,20 @@ pub struct Session {
 impl Session {
     /// A state with the standard library (less what reaches outside) and a module `shapes`.
     pub fn new() -> Session {
-        let account =
-            Box::into_raw(Box::new(Account { used: 0, peak: 0, memory: Memory::Plenty, refuse: true }));
         // SAFETY: a state of our own. Nothing raises unless the machine is out of memory, and then Lua ends
         // the process.
         unsafe {
             let state = lua::luaL_newstate();
             assert!(!state.is_null(), "no memory for a Lua state");
-            (*account).used = lua::lua_gc(state, lua::LUA_GCCOUNT, 0) as usize * 1024;
+            let mut inner_data = std::ptr::null_mut();
+            let account = Box::into_raw(Box::new(Account {
+                inner: lua::lua_getallocf(state, &mut inner_data),
+                inner_data,
+                used: lua::lua_gc(state, lua::LUA_GCCOUNT, 0) as usize * 1024,
+                peak: 0,
+                memory: Memory::Plenty,
+                refuse: true,
+            }));
             lua::lua_setallocf(state, allocate, account.cast());
             lua::luaL_openlibs(state);
             let protect = lua::Protect::new(state);
@@ -197,7 +206,7 @@ impl Drop for Session {
     }
 }
 
-/// The allocator: the C library's, which is what the state began with.
+/// The allocator: counts, and may refuse.
 unsafe extern "C" fn allocate(
     account: *mut c_void,
     block: *mut c_void,
@@ -224,10 +233,6 @@ unsafe extern "C" fn allocate(
         }
         account.used = account.used.wrapping_add(new).wrapping_sub(old);
         account.peak = account.peak.max(account.used);
-        if new == 0 {
-            libc::free(block);
-            return std::ptr::null_mut();
-        }
-        libc::realloc(block, new)
+        (account.inner)(account.inner_data, block, old, new)
     }
 }

@@ -1,9 +1,10 @@
 //! What `fuzz/` has found and would find, without its tools: the inputs kept in `fuzz/corpus`, packets that
 //! are forged on purpose, and some thousand damaged ones. Runs with `--features lua54,vendored,fuzzing`.
 
-#![cfg(all(feature = "vendored", feature = "fuzzing"))]
+#![cfg(all(feature = "lua", feature = "fuzzing"))]
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use threadpool::codec::wire::{self, Writer, tag};
@@ -25,11 +26,24 @@ fn corpus(target: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Keeps an input while it is checked, for the case that the process dies of it.
-fn check(packets: &mut Packets, input: &[u8]) {
-    let last = Path::new(env!("CARGO_TARGET_TMPDIR")).join("last-packet");
-    fs::write(last, input).unwrap();
-    packets.check(input);
+/// Real packets, and a file that has the input which is being checked, for the case that the process dies.
+struct Checker {
+    packets: Packets,
+    last: File,
+}
+
+impl Checker {
+    fn new() -> Checker {
+        let test = std::thread::current().name().unwrap_or("main").to_string();
+        let last = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("packet-{test}"));
+        Checker { packets: Packets::new(), last: File::create(last).unwrap() }
+    }
+
+    fn check(&mut self, input: &[u8]) {
+        self.last.write_all_at(input, 0).unwrap();
+        self.last.set_len(input.len() as u64).unwrap();
+        self.packets.check(input);
+    }
 }
 
 #[test]
@@ -42,20 +56,19 @@ fn kept_inputs_of_the_wire() {
 
 #[test]
 fn kept_inputs_of_the_packet() {
-    let mut packets = Packets::new();
+    let mut checker = Checker::new();
     for file in corpus("packet") {
-        println!("{}", file.display());
-        packets.check(&fs::read(file).unwrap());
+        checker.check(&fs::read(file).unwrap());
     }
 }
 
 #[test]
 fn real_packets_arrive() {
-    let mut packets = Packets::new();
-    for mut input in packets.inputs() {
+    let mut checker = Checker::new();
+    for mut input in checker.packets.inputs() {
         for how in 0..4 {
             input[1] = how;
-            check(&mut packets, &input);
+            checker.check(&input);
         }
     }
 }
@@ -90,14 +103,12 @@ fn damage(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
         2 => input.insert(at, TELLING[random.below(TELLING.len())]),
         3 => drop(input.drain(at..end)),
         4 => {
-            let copy = input[at..end].to_vec();
-            let to = HEAD + random.below(packet);
-            input.splice(to..to, copy);
+            let (to, piece) = (HEAD + random.below(packet), input[at..end].to_vec());
+            input.splice(to..to, piece);
         }
         5 => {
             let from = HEAD + random.below(other.len() - HEAD);
-            let piece = other[from..].iter().copied().take(1 + random.below(24)).collect::<Vec<u8>>();
-            input.splice(at..at, piece);
+            input.splice(at..at, other[from..].iter().copied().take(1 + random.below(24)));
         }
         6 if packet > 0 => input[at] = random.below(packet) as u8,
         7 => input.truncate(at),
@@ -107,8 +118,8 @@ fn damage(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
 
 #[test]
 fn damaged_packets_are_refused_or_arrive() {
-    let mut packets = Packets::new();
-    let seeds = packets.inputs();
+    let mut checker = Checker::new();
+    let seeds = checker.packets.inputs();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for n in 0..20_000 {
         let mut input = seeds[n % seeds.len()].clone();
@@ -122,7 +133,7 @@ fn damaged_packets_are_refused_or_arrive() {
             let other = random.below(seeds.len());
             damage(&mut random, &mut input, &seeds[other]);
         }
-        check(&mut packets, &input);
+        checker.check(&input);
     }
 }
 
@@ -162,7 +173,7 @@ fn forged_counts_that_nest() {
             }
             writer.raw(&vec![0xff; LONG - writer.position()]).unwrap();
         });
-        check(&mut Packets::new(), &input);
+        Checker::new().check(&input);
     }
 }
 
@@ -177,7 +188,7 @@ fn forged_repetition_of_code() {
                 writer.raw(&[kind, 2]).unwrap();
             }
         });
-        check(&mut Packets::new(), &input);
+        Checker::new().check(&input);
     }
 }
 
@@ -188,23 +199,23 @@ fn forged_tables_without_a_body() {
         table(writer, tag::TABLE, LONG as u32, 0);
         writer.raw(&vec![tag::TABLE | tag::LATER; LONG]).unwrap();
     });
-    check(&mut Packets::new(), &input);
+    Checker::new().check(&input);
 }
 
 /// More values than the stack of a state has room for.
 #[test]
 fn forged_number_of_values() {
     let input = forge(2_000_000, 0, |writer| writer.raw(&vec![tag::NIL; 2_000_000]).unwrap());
-    check(&mut Packets::new(), &input);
+    Checker::new().check(&input);
 }
 
 /// Every length of every packet, as if the rest had been lost.
 #[test]
 fn truncated_packets() {
-    let mut packets = Packets::new();
-    for input in packets.inputs() {
+    let mut checker = Checker::new();
+    for input in checker.packets.inputs() {
         for end in HEAD..input.len().min(600) {
-            check(&mut packets, &input[..end]);
+            checker.check(&input[..end]);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The host's event loop: the descriptor, dispatching what waits, and the end.
 
 use std::ffi::{CStr, c_int};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{arguments, inst};
@@ -106,11 +105,11 @@ unsafe extern "C-unwind" fn pending(state: *mut lua_State) -> c_int {
 ///
 /// # Safety
 /// Called by the finalizer of the state's slot.
-pub unsafe fn close(inst: *mut Inst, state: *mut lua_State, hosts: &AtomicUsize) {
+pub unsafe fn close(inst: *mut Inst, state: *mut lua_State) {
     // SAFETY: the inst is borrowed for single statements; `report` runs the prelude only.
     unsafe {
-        if (*inst).worker.is_none() && hosts.fetch_sub(1, Ordering::SeqCst) == 1 {
-            for (thread, code) in executor::shutdown_all(PATIENCE) {
+        if (*inst).worker.is_none() {
+            for (thread, code) in executor::close_host(PATIENCE) {
                 let place = label(code);
                 let place = place.as_deref().unwrap_or("?");
                 eprintln!("threadpool: gave up waiting for {thread}, which still runs the task {place}");

@@ -15,16 +15,12 @@ mod host;
 mod pools;
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::executor::Worker;
 use crate::lua::{self, lua_State};
 use crate::runtime::{Inst, References, Slot, Workers};
 use crate::sync::Arc;
 use crate::transfer::Transfer;
-
-/// Host states that are open: the last one to close ends the pools.
-static HOSTS: AtomicUsize = AtomicUsize::new(0);
 
 const PRELUDE: &str = include_str!("prelude.lua");
 
@@ -35,14 +31,15 @@ fn workers() -> Arc<dyn crate::executor::Factory> {
 
 /// Opens the module in a host's state.
 pub fn open(lua: &mlua::Lua) -> mlua::Result<mlua::Value> {
-    crate::sys::generation();
+    crate::executor::open_host(workers).map_err(mlua::Error::external)?;
     // SAFETY: runs protected; `open_state` owns nothing while it may raise.
-    unsafe {
+    let opened = unsafe {
         lua.exec_raw((), |state| {
             open_state(state, None);
-            HOSTS.fetch_add(1, Ordering::SeqCst);
         })
-    }
+    };
+    // A state that could not be opened has no finalizer that would close it.
+    opened.inspect_err(|_| drop(crate::executor::close_host(std::time::Duration::ZERO)))
 }
 
 /// Opens the module in a worker's state: as a loaded module, and with its globals.
@@ -159,6 +156,8 @@ unsafe fn inst_of(state: *mut lua_State) -> *mut Inst {
         let Some(inst) = slot.0.as_deref_mut() else { return std::ptr::null_mut() };
         if !inst.is_of_this_process() {
             inst.forget_parent();
+            // This state is a host of the new process, whose first use of the module this is.
+            let _ = crate::executor::open_host(workers);
         }
         inst
     }
@@ -187,7 +186,7 @@ unsafe extern "C-unwind" fn close(state: *mut lua_State) -> c_int {
         if inst.is_null() {
             return 0;
         }
-        host::close(inst, state, &HOSTS);
+        host::close(inst, state);
         let slot = lua::lua_touserdata(state, lua::lua_upvalueindex(1)).cast::<Slot>();
         drop((*slot).0.take());
     }

@@ -17,6 +17,6 @@ mod task;
 mod worker;
 
 pub use pool::{Options, Pool};
-pub use registry::{by_id, by_name, create, list, reborn, retire, shutdown_all};
+pub use registry::{by_id, by_name, close_host, create, list, open_host, reborn, retire};
 pub use task::{Context, Factory, Outcome, Runner, Sink, Task};
 pub use worker::Worker;

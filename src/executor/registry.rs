@@ -30,8 +30,8 @@ struct Registry {
 }
 
 struct Pools {
-    /// While the process, or its last Lua state, ends: no pool is made.
-    closing: bool,
+    /// Host states that are open. While there is none, no pool is made: nobody would end it.
+    hosts: usize,
     next_id: u32,
     named: Vec<Arc<Pool>>,
     unnamed: Vec<Weak<Pool>>,
@@ -50,7 +50,7 @@ fn registry(factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<&'static Regis
         generation,
         factory: factory(),
         pools: Mutex::new(Pools {
-            closing: false,
+            hosts: 0,
             next_id: PREDEFINED.len() as u32,
             named: Vec::new(),
             unnamed: Vec::new(),
@@ -110,7 +110,7 @@ impl Pools {
 
     /// Fails while no pool may be made.
     fn open(&self) -> Result<()> {
-        if self.closing { Err(Error::new(Code::Closed, "the program is ending")) } else { Ok(()) }
+        if self.hosts == 0 { Err(Error::new(Code::Closed, "the program is ending")) } else { Ok(()) }
     }
 }
 
@@ -210,15 +210,28 @@ pub fn retire(pool: &Arc<Pool>) {
     }
 }
 
-/// The process, or its last Lua state, ends: shuts down every pool and waits until all have ended.
+/// A host's state opens the module.
+pub fn open_host(factory: impl FnOnce() -> Arc<dyn Factory>) -> Result<()> {
+    lock(&registry(factory)?.pools).hosts += 1;
+    Ok(())
+}
+
+/// A host's state closes. The last one shuts down every pool and waits until all have ended; a state that
+/// opens meanwhile finds new ones.
 ///
 /// Gives up when no task has ended for `patience`, and returns what still ran then: thread names with the
-/// code ids of their tasks. Those threads are left alone; pools made later are not affected.
-pub fn shutdown_all(patience: Duration) -> Vec<(String, u64)> {
-    if let Some(registry) = current() {
-        lock(&registry.pools).closing = true;
-    }
-    let all = list();
+/// code ids of their tasks. Those threads are left alone.
+pub fn close_host(patience: Duration) -> Vec<(String, u64)> {
+    let Some(registry) = current() else { return Vec::new() };
+    let all: Vec<Arc<Pool>> = {
+        let mut pools = lock(&registry.pools);
+        pools.hosts = pools.hosts.saturating_sub(1);
+        if pools.hosts > 0 {
+            return Vec::new();
+        }
+        let unnamed: Vec<_> = pools.unnamed.drain(..).filter_map(|pool| pool.upgrade()).collect();
+        pools.named.drain(..).chain(unnamed).collect()
+    };
     all.iter().for_each(|pool| pool.shutdown());
     let ended = || all.iter().map(|pool| pool.ended()).sum::<u64>();
     let mut progress = (ended(), Instant::now());
@@ -229,19 +242,9 @@ pub fn shutdown_all(patience: Duration) -> Vec<(String, u64)> {
             if now != progress.0 {
                 progress = (now, Instant::now());
             } else if progress.1.elapsed() >= patience {
-                forget(&all);
                 return all.iter().flat_map(|pool| pool.running()).collect();
             }
         }
     }
-    forget(&all);
     Vec::new()
-}
-
-fn forget(gone: &[Arc<Pool>]) {
-    if let Some(registry) = current() {
-        let mut pools = lock(&registry.pools);
-        pools.closing = false;
-        pools.named.retain(|pool| !gone.iter().any(|other| Arc::ptr_eq(other, pool)));
-    }
 }
