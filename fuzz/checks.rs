@@ -42,7 +42,7 @@ pub const SEEDS: &[&str] = &[
     // 16: more keys than a packet numbers
     "local t = {} for i = 1, 140 do t['key' .. i] = {['key' .. i] = i} end return t",
     // 17: an address
-    "local f = function() return _G end local id = debug.upvalueid\n\
+    "local u = 1 local f = function() return u end local id = debug.upvalueid\n\
      if id then return id(f, 1), {[id(f, 1)] = 1} end return f",
     // 18: environments, as a cell or of the function itself
     "local env = {x = 1} if setfenv then return setfenv(function() return x end, env), env end\n\

@@ -17,5 +17,5 @@ for target in "$@"; do
     echo "== fuzzing $target for $seconds s"
     FUZZ_SEEDS=$learned ${CARGO:-cargo} +nightly fuzz run --target-dir fuzz/target/checked "$target" \
         "$learned" "fuzz/corpus/$target" -- -max_total_time="$seconds" -max_len=4096 -timeout=10 -malloc_limit_mb=256 \
-        -verbosity=0 -print_final_stats=1
+        -verbosity=0 -print_funcs=0 -print_final_stats=1
 done

@@ -23,6 +23,8 @@ for abi in 51 54; do
     check "clippy for Lua ${abi:0:1}.${abi:1}" \
         cargo clippy --locked --all-targets --quiet --features "module,lua$abi" -- -D warnings
 done
+check "clippy for the fuzz targets" \
+    cargo clippy --locked --all-targets --quiet --features lua54,vendored,fuzzing -- -D warnings
 check luacheck luacheck --quiet "${lua[@]}"
 check rockspecs rockspecs
 check layers scripts/layers.sh

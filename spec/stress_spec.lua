@@ -246,7 +246,7 @@ describe("under load #stress", function()
     end)
 
     it("memory: tasks that wait, parked and blocked", function()
-        flat [[
+        flat([[
             local pool = threadpool.fixed(2)
             local id = pool.id
             measure(function()

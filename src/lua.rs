@@ -135,7 +135,10 @@ mod version {
             lua_pushvalue(from, LUA_GLOBALSINDEX);
             lua_xmove(from, to, 1);
             lua_replace(to, LUA_GLOBALSINDEX);
-            lua_sethook(to, None, 0, 0);
+            // Asked first: on LuaJIT a hook is the state's, and setting one throws away what is being traced.
+            if lua_gethook(to).is_some() {
+                lua_sethook(to, None, 0, 0);
+            }
         }
     }
 

@@ -129,7 +129,7 @@ impl Pool {
 
     /// Makes sure that what is queued will be looked at: by an idle worker, by a new one, or, where there
     /// can be none, by nobody: then it is rejected.
-    fn staff_up(self: &Arc<Self>) {
+    pub(super) fn staff_up(self: &Arc<Self>) {
         loop {
             let now = self.snapshot();
             let wanted = sizing::wants_worker(now) || (now.size == 0 && !self.queue.is_empty());
@@ -155,14 +155,21 @@ impl Pool {
     /// Starts a worker; its place in `size` is taken already.
     fn hire(self: &Arc<Self>) -> Result<()> {
         let mut staff = lock(&self.staff);
+        if self.state.load(Ordering::SeqCst) == TERMINATED {
+            return Err(Error::new(Code::Rejected, format!("pool '{}' is shut down", self.options.name)));
+        }
         staff.next_number += 1;
         let number = staff.next_number;
         let worker = Arc::new(Worker::new(self, number));
         let (pool, theirs, factory) = (self.clone(), worker.clone(), self.factory.clone());
         let name = format!("{}-worker-{number}", self.options.name);
+        self.sleep.start_search(); // the new worker's
         let thread =
             crate::sys::spawn(name, self.options.stack_size, move || worker::main(pool, theirs, &*factory))
-                .map_err(|why| Error::new(Code::Rejected, format!("no thread could be started: {why}")))?;
+                .map_err(|why| {
+                self.sleep.leave();
+                Error::new(Code::Rejected, format!("no thread could be started: {why}"))
+            })?;
         staff.threads.insert(number, thread);
         staff.workers.push(worker);
         Ok(())
@@ -178,6 +185,13 @@ impl Pool {
         while let Some(task) = self.queue.pop() {
             task.fail(error.clone());
         }
+        self.terminate_if_done(&lock(&self.staff));
+    }
+
+    /// Whether there are more workers than there may be, now that nobody blocks whom they stood in for.
+    pub(super) fn is_over_size(&self) -> bool {
+        self.size.load(Ordering::Relaxed) > self.options.max
+            && self.size.load(Ordering::SeqCst) > sizing::ceiling(self.snapshot())
     }
 
     pub(super) fn queue(&self) -> &Queue<Box<Task>> {
@@ -228,7 +242,7 @@ impl Pool {
 
     /// The only way to [`TERMINATED`]: shut down, nothing queued, and no thread that has not said goodbye.
     fn terminate_if_done(&self, staff: &Staff) {
-        if self.is_done() && staff.workers.is_empty() {
+        if self.is_done() && staff.workers.is_empty() && self.size.load(Ordering::SeqCst) == 0 {
             self.state.store(TERMINATED, Ordering::SeqCst);
             self.terminated.notify_all();
         }
@@ -299,9 +313,10 @@ impl Pool {
         Blocking(self.clone())
     }
 
-    /// Whether a thread that blocks could still be replaced.
+    /// Whether a thread that blocks could still be replaced. Asked before the thread is counted, so half of
+    /// the places are left for those that ask at the same time.
     pub fn may_block(&self) -> bool {
-        self.blocked.load(Ordering::SeqCst) < sizing::MAX_COMPENSATION
+        self.blocked.load(Ordering::SeqCst) < sizing::MAX_COMPENSATION / 2
     }
 
     /// One handle more, in any state.

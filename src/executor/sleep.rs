@@ -72,16 +72,15 @@ impl<S: Sleeper> Sleep<S> {
         while self.wake_one() {}
     }
 
-    /// A busy worker has run out of tasks and looks for one.
+    /// A worker looks for a task: it has run out of them, or is being started.
     pub fn start_search(&self) {
         self.searching.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A searcher has found something to do; `more` says whether the queue holds more after that.
-    pub fn found(&self, more: impl FnOnce() -> bool) {
-        if self.searching.fetch_sub(1, Ordering::SeqCst) == 1 && more() {
-            self.notify();
-        }
+    /// A searcher has found something to do; `more` says whether the queue holds more after that. `true` if
+    /// it does and nobody is idle who could look at it: then the pool may have to grow.
+    pub fn found(&self, more: impl FnOnce() -> bool) -> bool {
+        self.searching.fetch_sub(1, Ordering::SeqCst) == 1 && more() && !self.notify()
     }
 
     /// A searcher leaves the pool.

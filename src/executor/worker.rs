@@ -116,7 +116,10 @@ pub(super) fn main(pool: Arc<Pool>, worker: Arc<Worker>, factory: &dyn Factory) 
     let guard = AbortOnPanic;
     match factory.start(worker.clone()) {
         Ok(mut runner) => work(&pool, &worker, &mut *runner),
-        Err(error) => pool.not_hired(error),
+        Err(error) => {
+            pool.sleep().leave();
+            pool.not_hired(error);
+        }
     }
     std::mem::forget(guard);
     pool.left(&worker);
@@ -124,31 +127,48 @@ pub(super) fn main(pool: Arc<Pool>, worker: Arc<Worker>, factory: &dyn Factory) 
 
 /// Runs tasks until the worker may leave.
 fn work(pool: &Arc<Pool>, worker: &Arc<Worker>, runner: &mut dyn Runner) {
+    // Whoever hired this worker has counted it as searching.
+    if !search(pool, worker, runner) {
+        return;
+    }
     loop {
         // The queue first: whoever stopped searching for a task must start it before it does anything that may
         // take long, since nobody else was woken for it.
         if let Some(task) = pool.queue().pop() {
             runner.run(task);
             runner.turn();
-        } else if !runner.turn() && !search(pool, worker, runner) {
-            return;
+            // One that stood in for a blocked colleague goes as soon as that is back, however much is queued.
+            if pool.is_over_size() && runner.parked() == 0 && pool.try_leave(false) {
+                return;
+            }
+        } else if !runner.turn() {
+            pool.sleep().start_search();
+            if !search(pool, worker, runner) {
+                return;
+            }
         }
     }
 }
 
-/// Looks for something to do, spinning and then sleeping; `false` when the worker has left the pool.
+/// Looks for something to do, spinning and then sleeping; `false` when the worker has left the pool. It is
+/// counted as searching when this is called, and as neither searching nor asleep when it returns.
 fn search(pool: &Arc<Pool>, worker: &Arc<Worker>, runner: &mut dyn Runner) -> bool {
     let sleep = pool.sleep();
-    sleep.start_search();
     let mut idle_since = Instant::now();
     loop {
         if spin(pool, runner) {
-            sleep.found(|| pool.queue().len() > 1);
+            if sleep.found(|| pool.queue().len() > 1) {
+                pool.staff_up();
+            }
             return true;
         }
         let idle_over = idle_since.elapsed() >= pool.options.idle;
         if runner.parked() == 0 && pool.try_leave(idle_over) {
             sleep.leave();
+            // A submit that counted on this worker's search must not wait until its state is closed.
+            if !pool.queue().is_empty() {
+                pool.staff_up();
+            }
             return false;
         }
         if idle_over {
