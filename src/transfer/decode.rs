@@ -128,6 +128,8 @@ pub unsafe extern "C-unwind" fn entry(state: *mut lua_State) -> c_int {
             task: job.task,
             number: job.number,
             borrowed: &mut job.borrowed,
+            budget: job.packet.bytes.len() as u64,
+            functions: 0,
             keys: 0,
             defined: 0,
             anchors: 0,
@@ -154,6 +156,10 @@ struct Build<'a> {
     task: bool,
     number: u64,
     borrowed: &'a mut Option<u64>,
+    /// Bytes of the packet that no count has promised to anything yet.
+    budget: u64,
+    /// Functions met so far.
+    functions: u64,
     /// Key strings that the packet announced, and those met so far.
     keys: c_int,
     defined: c_int,
@@ -595,7 +601,18 @@ impl Build<'_> {
     fn counts(&mut self, meta: bool) -> Result<(Kind, u32, u32), Stop> {
         let counts = self.from.counts();
         let (array, pairs) = self.read(counts)?;
+        self.spend(u64::from(array) + 2 * u64::from(pairs))?;
         Ok((Kind::Array { next: 1, array, pairs, meta }, array, pairs))
+    }
+
+    /// Counts and promises cost bytes, here or later: in all, no more than the packet has. So what forged
+    /// ones make the state allocate stays in proportion.
+    fn spend(&mut self, bytes: u64) -> Step {
+        match self.budget.checked_sub(bytes) {
+            Some(left) => self.budget = left,
+            None => return self.malformed(),
+        }
+        Ok(())
     }
 
     unsafe fn open_table(&mut self, at: usize, kind: u8) -> Result<Value, Stop> {
@@ -603,6 +620,7 @@ impl Build<'_> {
         // SAFETY: pushes the table.
         unsafe {
             if kind & tag::LATER != 0 {
+                self.spend(8)?; // the counts of its body
                 lua::lua_createtable(self.state, 0, 0);
                 return self.put_off(at, LaterKind::Table { meta });
             }
@@ -617,8 +635,13 @@ impl Build<'_> {
     }
 
     unsafe fn open_function(&mut self, at: usize, kind: u8, sole: bool) -> Result<Value, Stop> {
-        let handle = self.varint()? as usize;
-        let Some(Handle::Code(code)) = self.handles.get(handle) else { return self.malformed() };
+        // Each function has a handle of its own, in their order: none can be loaded twice.
+        let handle = self.varint()?;
+        if handle != self.functions {
+            return self.malformed();
+        }
+        self.functions += 1;
+        let Some(Handle::Code(code)) = self.handles.get(handle as usize) else { return self.malformed() };
         let later = kind & tag::LATER != 0;
         let met = Use {
             plain: !later && self.is_plain(code.upvalues),
@@ -633,6 +656,7 @@ impl Build<'_> {
             match Loaded::push(loaded, self.state, code, met, (*self.transfer).flavor, globals) {
                 Pushed::Function => {}
                 Pushed::Borrowed => *self.borrowed = Some(code.id),
+                Pushed::OutOfMemory => return self.fail(Code::Memory, "the state is out of memory"),
                 Pushed::Failed => return self.no_such_name(),
             }
             if later {

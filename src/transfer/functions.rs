@@ -231,6 +231,8 @@ pub enum Pushed {
     Borrowed,
     /// The message of a failed load.
     Failed,
+    /// Lua's message that there is no memory to load it.
+    OutOfMemory,
 }
 
 impl Loaded {
@@ -289,10 +291,10 @@ impl Loaded {
                 lua::luaL_unref(state, lua::LUA_REGISTRYINDEX, reference);
             }
             let bytes = code.bytes.as_ptr().cast();
-            if lua::luaL_loadbufferx(state, bytes, code.bytes.len(), c"=task".as_ptr(), c"b".as_ptr())
-                != lua::LUA_OK
-            {
-                return Pushed::Failed;
+            match lua::luaL_loadbufferx(state, bytes, code.bytes.len(), c"=task".as_ptr(), c"b".as_ptr()) {
+                lua::LUA_OK => {}
+                lua::LUA_ERRMEM => return Pushed::OutOfMemory,
+                _ => return Pushed::Failed,
             }
             // `lua_load` allocates without looking at the collector, which a worker that is sent nothing but
             // code would otherwise never run. Pushing a string looks.
