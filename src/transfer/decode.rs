@@ -12,6 +12,7 @@ use std::ffi::{c_int, c_void};
 
 use super::Transfer;
 use super::functions::{Loaded, Pushed, Use};
+use super::names::NO_MEMORY;
 use crate::codec::wire::{self, MAX_DEPTH, MAX_KEYS, Malformed, Reader, tag};
 use crate::codec::{Handle, Packet};
 use crate::error::{Code, Error};
@@ -734,7 +735,11 @@ impl Build<'_> {
     #[cold]
     unsafe fn no_such_name<T>(&mut self) -> Result<T, Stop> {
         // SAFETY: a string is on top.
-        let text = unsafe { String::from_utf8_lossy(lua::bytes_at(self.state, -1)).into_owned() };
+        let text = unsafe { lua::bytes_at(self.state, -1) };
+        if text == NO_MEMORY {
+            return self.fail(Code::Memory, "the state is out of memory");
+        }
+        let text = String::from_utf8_lossy(text).into_owned();
         self.decoder.failure = Some(Error::new(Code::Transfer, text));
         Err(Stop)
     }

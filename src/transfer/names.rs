@@ -21,6 +21,9 @@ use std::sync::OnceLock;
 use super::encode::AddressHasher;
 use crate::lua::{self, lua_State};
 
+/// What Lua says, in every version, when it has no memory.
+pub const NO_MEMORY: &[u8] = b"not enough memory";
+
 /// Kinds of names: the first byte.
 const STANDARD: u8 = b's';
 const MODULE: u8 = b'm';
@@ -235,7 +238,8 @@ impl Tables {
             lua::push_bytes(state, module);
             lua::lua_rawget(state, -2);
             lua::lua_remove(state, -2);
-            if lua::lua_type(state, -1) > lua::LUA_TBOOLEAN {
+            // On 5.1 a light userdata marks a module that is being loaded.
+            if lua::lua_type(state, -1) > lua::LUA_TLIGHTUSERDATA {
                 return true;
             }
             lua::lua_pop(state, 1);
@@ -245,6 +249,20 @@ impl Tables {
             lua::push_bytes(state, module);
             if lua::lua_pcall(state, 1, 1, 0) == lua::LUA_OK {
                 return true;
+            }
+            let no_memory = lua::bytes_at(state, -1) == NO_MEMORY;
+            // On 5.1 the mark stays after an error, and would make the next attempt fail for another reason.
+            lua::lua_getfield(state, lua::LUA_REGISTRYINDEX, c"_LOADED".as_ptr());
+            lua::push_bytes(state, module);
+            lua::lua_rawget(state, -2);
+            if lua::lua_type(state, -1) == lua::LUA_TLIGHTUSERDATA {
+                lua::push_bytes(state, module);
+                lua::lua_pushnil(state);
+                lua::lua_rawset(state, -4);
+            }
+            lua::lua_pop(state, 2);
+            if no_memory {
+                return false;
             }
             lua::lua_pushliteral(state, c"module '");
             lua::push_bytes(state, module);
