@@ -215,6 +215,7 @@ impl Inst {
     /// outcomes dropped whose futures are gone.
     pub fn lua_has_collected(&mut self) {
         self.tickets.request_sweep();
+        let before = self.free_bytes;
         while self.pending == 0
             && self.free_bytes > KEEP_IDLE
             && let Some(task) = self.free.pop()
@@ -222,6 +223,11 @@ impl Inst {
             self.free_bytes -= size_of_task(&task);
         }
         self.free.shrink_to(2 * self.free.len());
+        if before - self.free_bytes > KEEP_IDLE {
+            self.waiting.shrink_to(1024);
+            self.fresh.shrink_to(1024);
+            crate::sys::give_back_memory();
+        }
     }
 
     /// Sorts what has come into the inbox; returns how much of it nobody dispatches: outcomes that futures
